@@ -1,0 +1,176 @@
+"""The residual stream at the last token of each prompt, at every layer: what vectors and gates are made from.
+
+    a_l(P) = resid_post of layer l at the last token of the chat-templated prompt P    (InferAligner, arXiv 2401.11206)
+
+The trap: `hidden_states[-1]` of transformers is taken after the final norm, so it is not the last layer's residual. Hooks
+on the blocks are.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens import ActivationCache
+
+from workbench.models import (
+    Model,
+    context_length,
+    hook_name,
+    model_hash,
+    model_name,
+    n_layers,
+    residual_hooks,
+    run_body,
+    space_of,
+    tokenizer_of,
+)
+from workbench.prompts import (
+    LABELS,
+    EncodedBatch,
+    Prompt,
+    PromptSet,
+    as_prompt_set,
+    pad_id,
+    pad_left,
+    tokenize,
+)
+from workbench.provenance import Provenance, Space
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Last-token residuals of a set of prompts, in float32 on the CPU, with the labels they were read under.
+
+    `prompts` is None where only a cache was at hand.
+    """
+
+    values: Float[Tensor, "prompt layer d_model"]
+    labels: tuple[str, ...]
+    prompts: PromptSet | None
+    space: Space
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        n_prompts = self.values.shape[0]
+        expected = (len(self.labels), self.space.n_layers, self.space.d_model)
+        if tuple(self.values.shape) != expected:
+            raise ValueError(
+                f"activations have shape {tuple(self.values.shape)}, expected {expected}: "
+                "one row per label, and the depth and width of their space"
+            )
+        if self.prompts is not None and len(self.prompts) != n_prompts:
+            raise ValueError(
+                f"activations have {n_prompts} rows for {len(self.prompts)} prompts: expected one each"
+            )
+        if unknown := set(self.labels) - set(LABELS):
+            raise ValueError(f"got labels {', '.join(sorted(unknown))}, expected some of {', '.join(LABELS)}")
+        finite = self.values.isfinite().all(-1)
+        if not finite.all():
+            prompt, layer = (~finite).nonzero()[0].tolist()
+            source = repr(self.prompts[prompt].source) if self.prompts else f"number {prompt}"
+            raise ValueError(
+                f"activations of prompt {source} hold NaN or infinity at layer {layer}: "
+                "load the model in float32 or bfloat16, or look at its weights"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def harmful(self) -> Bool[Tensor, "prompt"]:
+        """Which prompts a safe model should refuse: harmful and jailbroken."""
+        return torch.tensor([label in ("harmful", "jailbroken") for label in self.labels])
+
+    @property
+    def prompts_hash(self) -> str:
+        """The hash of the prompts; empty where they are unknown."""
+        return self.prompts.hash if self.prompts else ""
+
+    def where(self, mask: Bool[Tensor, "prompt"]) -> "Activations":
+        """The rows for which `mask` holds, in order."""
+        kept = mask.nonzero()[:, 0].tolist()
+        if not kept:
+            raise ValueError(f"no row of these {len(self)} activations is chosen: expected at least one")
+        prompts = self.prompts and PromptSet(self.prompts.name, tuple(self.prompts[i] for i in kept))
+        return replace(
+            self, values=self.values[kept], labels=tuple(self.labels[i] for i in kept), prompts=prompts
+        )
+
+    def labelled(self, *labels: str) -> "Activations":
+        """The rows with one of `labels`, in order."""
+        mask = torch.tensor([label in labels for label in self.labels])
+        if not mask.any():
+            present = ", ".join(sorted(set(self.labels)))
+            raise ValueError(f"no activations labelled {', '.join(labels)}: there are {present}")
+        return self.where(mask)
+
+    @classmethod
+    def from_cache(
+        cls, cache: ActivationCache, labels: Sequence[str], *, model: Model, site: str = "resid_post"
+    ) -> "Activations":
+        """The last position of a cache that `model.run_with_cache` made, one label per row.
+
+        The rows must end together (left padding): a right-padded row's last position is padding.
+        """
+        layers = []
+        for layer in range(n_layers(model)):
+            name = hook_name(layer, site)
+            if name not in cache:
+                raise ValueError(
+                    f"the cache has no {name!r}: run the model with names_filter that keeps it at every layer"
+                )
+            residual = cache[name]
+            if residual.ndim != 3:
+                raise ValueError(
+                    f"the cache's {name!r} has {residual.ndim} dimensions, expected batch, pos, d_model: "
+                    "run with remove_batch_dim=False"
+                )
+            layers.append(residual[:, -1].detach().float().cpu())
+        provenance = Provenance(
+            "activations", model_name(model), model_hash(model), note="from an ActivationCache"
+        )
+        return cls(torch.stack(layers, dim=1), tuple(labels), None, space_of(model, site), provenance)
+
+
+def _read_last_position(
+    model: Model, site: str, batch: EncodedBatch, depth: int
+) -> Float[Tensor, "prompt layer d_model"]:
+    last: dict[int, Tensor] = {}
+
+    def keep(layer: int, residual: Tensor) -> None:
+        # A clone, because a view of the last position would keep the whole residual stream alive.
+        last[layer] = residual[:, -1].float().clone()
+
+    with residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}):
+        run_body(model, batch)
+    return torch.stack([last[layer] for layer in range(depth)], dim=1)
+
+
+def last_token_activations(
+    model: Model,
+    prompts: PromptSet | Sequence[Prompt | str],
+    *,
+    site: str = "resid_post",
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Activations:
+    """The residual stream of every layer at each prompt's last token, rows in the prompts' order.
+
+    One forward pass without LM head per batch; prompts of like length share a batch, so that little of it is padding.
+    """
+    prompts = as_prompt_set(prompts)
+    space, tokenizer = space_of(model, site), tokenizer_of(model)
+    rows = tokenize(tokenizer, prompts, context_length=context_length(model))
+    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    values = torch.empty(len(rows), space.n_layers, space.d_model)
+    starts = range(0, len(rows), batch_size)
+    for start in tqdm(starts, desc=f"reading {prompts.name}", unit="batch", disable=not progress):
+        chosen = by_length[start : start + batch_size]
+        batch = pad_left([rows[i] for i in chosen], pad_id(tokenizer))
+        values[chosen] = _read_last_position(model, site, batch, space.n_layers).cpu()
+    provenance = Provenance("activations", model_name(model), model_hash(model), prompts.name, prompts.hash)
+    return Activations(values, prompts.labels, prompts, space, provenance)

@@ -1,0 +1,206 @@
+"""Gates: does this prompt mean harm? One decision per prompt and layer, from the target's own last-token residual.
+
+    g_l = 1 if a_l(P)·s_l + b_l > 0 else 0        b_l = −mean of a_l(P)·s_l over the extraction prompts
+                                                             (InferAligner, arXiv 2401.11206, eq. 3)
+
+With as many harmful as harmless prompts b_l = −½ s_l·(μ⁻+μ⁺): the argument is +½‖v'_l‖ at the mean of the harmful and
+−½‖v'_l‖ at the mean of the harmless ones.
+
+The trap: a gate reads the *unsteered* prompt. A reading taken after the shift tells what was added, not what was asked.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.activations import Activations
+from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
+from workbench.vectors import SteeringVectors
+
+
+@dataclass(frozen=True, eq=False)
+class GateReading:
+    """What a gate decided on a batch of prompts, for every layer of the model.
+
+    `prompts_hash` names the batch it was read on; it is empty where the prompts are unknown.
+    """
+
+    scores: Float[Tensor, "row layer"]
+    open: Bool[Tensor, "row layer"]
+    prompts_hash: str
+
+    def __len__(self) -> int:
+        return self.open.shape[0]
+
+    @property
+    def any_open(self) -> Bool[Tensor, "row"]:
+        """Which rows have the gate open at any layer."""
+        return self.open.any(-1)
+
+
+class Gate(Protocol):
+    """Whatever decides per prompt and layer."""
+
+    @property
+    def id(self) -> str:
+        """A hash of what it decides by, the same wherever it is loaded."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers its decisions rest on."""
+
+    def read(self, activations: Activations) -> GateReading:
+        """Its decisions on these prompts."""
+
+
+@dataclass(frozen=True)
+class AlwaysOpen:
+    """No gate: every prompt is shifted, at every layer. Scores are +∞."""
+
+    id: str = "always-open"
+    reads: tuple[int, ...] = ()
+
+    def read(self, activations: Activations) -> GateReading:
+        """Open everywhere."""
+        opened = torch.ones(activations.values.shape[:2], dtype=torch.bool)
+        return GateReading(torch.full(opened.shape, torch.inf), opened, activations.prompts_hash)
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdGate:
+    """A hyperplane per layer: open where the residual's projection plus the bias is positive (eq. 3).
+
+    With `shared_layer` that layer's decision holds at every layer; the scores stay each layer's own.
+    """
+
+    directions: Float[Tensor, "layer d_model"]
+    bias: Float[Tensor, "layer"]
+    shared_layer: int | None
+    space: Space
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        depth = self.space.n_layers
+        if tuple(self.directions.shape) != (depth, self.space.d_model) or tuple(self.bias.shape) != (depth,):
+            raise ValueError(
+                f"gate has directions {tuple(self.directions.shape)} and bias {tuple(self.bias.shape)}, "
+                f"expected {(depth, self.space.d_model)} and {(depth,)}"
+            )
+        if not self.bias.isfinite().all():
+            raise ValueError("gate has a bias that is not finite: expected a number for every layer")
+        if self.shared_layer is not None and not 0 <= self.shared_layer < depth:
+            raise ValueError(
+                f"gate has shared layer {self.shared_layer}, its model has layers 0 to {depth - 1}"
+            )
+
+    @classmethod
+    def fit(
+        cls, vectors: SteeringVectors, activations: Activations, *, layer: int | None = None
+    ) -> "ThresholdGate":
+        """The paper's gate: bias from the extraction prompts' mean projection; one shared layer if `layer` is given."""
+        vectors.space.require(activations.space, "activations")
+        bias = -project(vectors, activations).double().mean(0).float()
+        provenance = Provenance(
+            "gate", note="mean projection", parents=(vectors.provenance, activations.provenance)
+        )
+        return cls(vectors.directions, bias, layer, vectors.space, provenance)
+
+    def calibrate(self, activations: Activations, *, false_positive_rate: float) -> "ThresholdGate":
+        """The same gate, its bias moved so that at most this share of the non-harmful prompts opens it, per layer.
+
+        The threshold lies half-way between the largest projection kept closed and the next one above it.
+        """
+        if not 0 <= false_positive_rate < 1:
+            raise ValueError(
+                f"got false_positive_rate={false_positive_rate}, expected 0 or more and less than 1"
+            )
+        self.space.require(activations.space, "activations")
+        if activations.harmful.all():
+            raise ValueError("got harmful prompts only: a false-positive rate needs harmless ones")
+        projections = project(self, activations)
+        innocent = projections[~activations.harmful].sort(dim=0, descending=True).values
+        closed = innocent[int(false_positive_rate * len(innocent))]
+        above = torch.where(projections > closed, projections, torch.inf).amin(0)
+        margin = torch.where(above.isfinite(), (above - closed) / 2, closed.abs() * 1e-3)
+        provenance = Provenance(
+            "gate",
+            note=f"false-positive rate {false_positive_rate:g}",
+            parents=(self.provenance, activations.provenance),
+        )
+        return replace(self, bias=-(closed + margin), provenance=provenance)
+
+    def shift_bias(self, delta: float) -> "ThresholdGate":
+        """The same gate, laxer by `delta` (stricter where it is negative), in units of the projection."""
+        provenance = Provenance("gate", note=f"bias shifted by {delta:g}", parents=(self.provenance,))
+        return replace(self, bias=self.bias + delta, provenance=provenance)
+
+    @property
+    def id(self) -> str:
+        """A hash of directions, bias and shared layer."""
+        return content_hash(self.directions, self.bias, self.shared_layer)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers its decisions rest on: the shared one, or all."""
+        return tuple(range(self.space.n_layers)) if self.shared_layer is None else (self.shared_layer,)
+
+    def read(self, activations: Activations) -> GateReading:
+        """Scores a·s + b and decisions, for every prompt and layer."""
+        self.space.require(activations.space, "activations")
+        scores = project(self, activations) + self.bias
+        opened = scores > 0
+        if self.shared_layer is not None:
+            opened = opened[:, self.shared_layer, None].expand_as(opened)
+        return GateReading(scores, opened, activations.prompts_hash)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with space and provenance in its header."""
+        header = {
+            "space": self.space.to_json(),
+            "provenance": self.provenance.to_json(),
+            "shared_layer": self.shared_layer,
+        }
+        save_tensors(path, "gate", {"directions": self.directions, "bias": self.bias}, header)
+
+
+def load_gate(path: str | Path) -> ThresholdGate:
+    """The gate that `save` wrote. Nothing is unpickled."""
+    tensors, header = load_tensors(path, "gate")
+    space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
+    return ThresholdGate(tensors["directions"], tensors["bias"], header["shared_layer"], space, provenance)
+
+
+def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> Float[Tensor, "prompt layer"]:
+    """The projection a_l(P)·s_l of every prompt at every layer, in float32."""
+    return torch.einsum("pld,ld->pl", activations.values, onto.directions)
+
+
+def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"]) -> Float[Tensor, "layer"]:
+    """The chance that a random positive prompt scores above a random other one, ties counting half, per layer."""
+    above, below = scores[positive][:, None], scores[~positive][None]
+    return ((above > below).double() + (above == below).double() / 2).mean((0, 1)).float()
+
+
+def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
+    """The layer whose projection tells harmful prompts from the others best: by AUROC, then by their distance.
+
+    The distance is that of the means in units of the pooled standard deviation. It decides where several layers tell all
+    prompts apart.
+    """
+    vectors.space.require(activations.space, "activations")
+    projections, harmful = project(vectors, activations), activations.harmful
+    if harmful.sum() < 2 or (~harmful).sum() < 2:
+        raise ValueError(
+            f"got {int(harmful.sum())} harmful of {len(harmful)} prompts, expected two or more of each kind"
+        )
+    yes, no = projections[harmful], projections[~harmful]
+    spread = ((yes.var(0) + no.var(0)) / 2).sqrt()
+    distance = (yes.mean(0) - no.mean(0)) / spread.clamp(min=torch.finfo(torch.float32).tiny)
+    ranked = sorted(
+        zip(auroc(projections, harmful).tolist(), distance.tolist(), range(len(spread)), strict=True)
+    )
+    return ranked[-1][2]

@@ -1,0 +1,373 @@
+"""Prompts, sets of prompts, and how a prompt becomes tokens.
+
+A prompt is a short conversation that ends with a user's message. It becomes tokens through the model's own chat
+template, generation prompt included, because the method reads the last token of exactly that (InferAligner, arXiv
+2401.11206).
+
+The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two of them
+and moves every activation; `tokenize` never adds any.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from workbench.provenance import content_hash, write_safely
+from workbench.shipped import shipped_path
+
+LABELS = ("harmful", "harmless", "contrast", "jailbroken", "domain", "unlabelled")
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One conversation that waits for a reply.
+
+    `messages` are (role, content) pairs, the last one the user's. `source` says where the prompt comes from and tells
+    it apart in messages; `cluster` names what it shares with others (verb, object, category, wrapper), for intervals;
+    `answer` is the expected reply, where there is one.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    label: str = "unlabelled"
+    source: str = ""
+    cluster: tuple[tuple[str, str], ...] = ()
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        where = f"prompt {self.source!r}"
+        if self.label not in LABELS:
+            raise ValueError(f"{where}: got label {self.label!r}, expected one of {', '.join(LABELS)}")
+        if not self.messages or self.messages[-1][0] != "user":
+            raise ValueError(
+                f"{where}: expected messages that end with the user's: a model replies to that one"
+            )
+        for role, _ in self.messages:
+            if role not in ROLES:
+                raise ValueError(f"{where}: got role {role!r}, expected one of {', '.join(ROLES)}")
+
+    @classmethod
+    def user(
+        cls,
+        text: str,
+        *,
+        label: str = "unlabelled",
+        source: str = "",
+        cluster: tuple[tuple[str, str], ...] = (),
+        answer: str | None = None,
+    ) -> "Prompt":
+        """A prompt of one user message."""
+        return cls((("user", text),), label, source, cluster, answer)
+
+    @property
+    def text(self) -> str:
+        """The last user message."""
+        return self.messages[-1][1]
+
+    @property
+    def harmful(self) -> bool:
+        """Whether a safe model should refuse it, plain or wrapped in a jailbreak."""
+        return self.label in ("harmful", "jailbroken")
+
+    def with_system(self, text: str) -> "Prompt":
+        """The same prompt under the system message `text`, which replaces an earlier one."""
+        kept = tuple(message for message in self.messages if message[0] != "system")
+        return replace(self, messages=(("system", text), *kept))
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """An ordered, named, non-empty set of prompts."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ValueError(f"prompt set {self.name!r} is empty: expected at least one prompt")
+
+    @classmethod
+    def from_texts(cls, name: str, texts: Sequence[str], label: str = "unlabelled") -> "PromptSet":
+        """One single-message prompt per text; each prompt's source is the set's name and its number."""
+        return cls(
+            name, tuple(Prompt.user(text, label=label, source=f"{name}:{i}") for i, text in enumerate(texts))
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+    def __add__(self, other: "PromptSet") -> "PromptSet":
+        return PromptSet(f"{self.name}+{other.name}", self.prompts + other.prompts)
+
+    @cached_property
+    def hash(self) -> str:
+        """A hash of every prompt with its label, in order; the name does not count."""
+        return content_hash(*(json.dumps(_as_json(prompt)) for prompt in self.prompts))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label of every prompt, in order."""
+        return tuple(prompt.label for prompt in self.prompts)
+
+    def where(self, predicate: Callable[[Prompt], bool]) -> "PromptSet":
+        """The prompts for which `predicate` holds, in order."""
+        return PromptSet(self.name, tuple(prompt for prompt in self.prompts if predicate(prompt)))
+
+    def labelled(self, *labels: str) -> "PromptSet":
+        """The prompts with one of `labels`, in order."""
+        kept = tuple(prompt for prompt in self.prompts if prompt.label in labels)
+        if not kept:
+            present = ", ".join(sorted(set(self.labels)))
+            raise ValueError(
+                f"prompt set {self.name!r} has none labelled {', '.join(labels)}: it has {present}"
+            )
+        return PromptSet(self.name, kept)
+
+    def sample(self, n: int, *, seed: int) -> "PromptSet":
+        """`n` prompts drawn without replacement, in the set's order."""
+        if not 0 < n <= len(self):
+            raise ValueError(
+                f"prompt set {self.name!r} has {len(self)} prompts, got n={n}: draw 1 to {len(self)}"
+            )
+        chosen = sorted(random.Random(seed).sample(range(len(self)), n))
+        return PromptSet(self.name, tuple(self.prompts[i] for i in chosen))
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON lines, one prompt a line; `load_prompts` reads them."""
+        lines = "".join(json.dumps(_as_json(prompt), ensure_ascii=False) + "\n" for prompt in self.prompts)
+        write_safely(path, lines.encode())
+
+
+def as_prompt_set(prompts: PromptSet | Sequence[Prompt | str], name: str = "prompts") -> PromptSet:
+    """A `PromptSet` from whatever a verb accepts: a set, a list of prompts, a list of texts."""
+    if isinstance(prompts, PromptSet):
+        return prompts
+    if isinstance(prompts, str):
+        raise TypeError(f"got the text {prompts!r}, expected a list of prompts: pass [{prompts!r}]")
+    return PromptSet(
+        name,
+        tuple(
+            Prompt.user(p, source=f"{name}:{i}") if isinstance(p, str) else p for i, p in enumerate(prompts)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class ContrastSet:
+    """Harmful and harmless prompts in three disjoint parts, so that no choice is made on what a claim rests on.
+
+    `train` makes vectors and the paper's bias, and has harmful and harmless prompts only; `val` is for choices
+    (layers, strength, stricter bias); `test` is read once, for claims. The last two may hold every label.
+    """
+
+    name: str
+    train: PromptSet
+    val: PromptSet
+    test: PromptSet
+
+    def __post_init__(self) -> None:
+        found = set(self.train.labels)
+        if found != {"harmful", "harmless"}:
+            raise ValueError(
+                f"contrast set {self.name!r}: .train has {', '.join(sorted(found))}, expected harmful and harmless "
+                "prompts, both and nothing else: a vector is the difference of the two"
+            )
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        seen: dict[tuple[tuple[str, str], ...], str] = {}
+        for part, prompts in parts.items():
+            for prompt in prompts:
+                if seen.setdefault(prompt.messages, part) != part:
+                    raise ValueError(
+                        f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[prompt.messages]} and in .{part}: "
+                        "keep it in one part only"
+                    )
+
+
+def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
+    """The prompts of a JSON-lines file; the set is named after the file unless `name` is given.
+
+    A line is `{"messages": [{"role": …, "content": …}], "label": …, "source": …, "cluster": {…}, "answer": …}`; only
+    `messages` must be there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no prompt file {path}: check the path, or save a PromptSet there first")
+    prompts = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            prompts.append(_from_json(json.loads(line)))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: {error}: expected one JSON object "
+                '{"messages": [{"role": ..., "content": ...}], "label": ...} a line'
+            ) from error
+    return PromptSet(name or path.stem, tuple(prompts))
+
+
+def load_contrast(name: str, *, domain: str | None = None) -> ContrastSet:
+    """A contrast set that ships with the project; `"small-world"` is the embedded models'.
+
+    With `domain` (finance, medicine, maths) that domain's own prompts join `.val` and `.test`, never `.train`: added to
+    the extraction prompts they would bend the vector towards the domain.
+    """
+    folder = shipped_path("prompts", name)
+    if not folder.is_dir():
+        shipped = ", ".join(sorted(path.name for path in shipped_path("prompts").glob("*") if path.is_dir()))
+        raise ValueError(f"no contrast set {name!r} ships with the workbench: it has {shipped or 'none'}")
+    parts = {
+        part: load_prompts(folder / f"{part}.jsonl", f"{name}.{part}") for part in ("train", "val", "test")
+    }
+    if domain is not None:
+        if not (folder / f"domain-{domain}-val.jsonl").is_file():
+            found = sorted(path.stem.split("-")[1] for path in folder.glob("domain-*-val.jsonl"))
+            raise ValueError(f"{name!r} has no domain {domain!r}: it has {', '.join(found) or 'none'}")
+        for part in ("val", "test"):
+            parts[part] += load_prompts(folder / f"domain-{domain}-{part}.jsonl", domain)
+    return ContrastSet(name, parts["train"], parts["val"], parts["test"])
+
+
+def _as_json(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "messages": [{"role": role, "content": content} for role, content in prompt.messages],
+        "label": prompt.label,
+        "source": prompt.source,
+        "cluster": dict(prompt.cluster),
+        "answer": prompt.answer,
+    }
+
+
+def _from_json(data: dict[str, Any]) -> Prompt:
+    return Prompt(
+        messages=tuple((message["role"], message["content"]) for message in data["messages"]),
+        label=data.get("label", "unlabelled"),
+        source=data.get("source", ""),
+        cluster=tuple(data.get("cluster", {}).items()),
+        answer=data.get("answer"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedBatch:
+    """Left-padded token ids with their mask: the last column is every prompt's last token."""
+
+    input_ids: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"]
+
+    @property
+    def position_ids(self) -> Int[Tensor, "batch pos"]:
+        """0, 1, 2, … from each prompt's first real token; padding counts as position 0."""
+        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+    def to(self, device: torch.device | str) -> "EncodedBatch":
+        """The same batch on `device`."""
+        return EncodedBatch(self.input_ids.to(device), self.attention_mask.to(device))
+
+
+def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | None = None) -> str:
+    """The prompt's text through the tokenizer's chat template, generation prompt included.
+
+    `system` puts the prompt under that system message first.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token of the "
+            "chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
+        )
+    if system is not None:
+        prompt = prompt.with_system(system)
+    messages = [{"role": role, "content": content} for role, content in prompt.messages]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} refused prompt {prompt.source!r} ({error}): "
+            "give it roles that the template knows"
+        ) from error
+    return str(text)
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt] | PromptSet,
+    *,
+    system: str | None = None,
+    context_length: int | None = None,
+    reserve: int = 0,
+) -> list[list[int]]:
+    """The token ids of every rendered prompt, unpadded, in order.
+
+    Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the reply.
+    """
+    rows = []
+    for prompt in prompts:
+        # The template has written BOS and every other special token already.
+        ids = tokenizer(render(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
+        if context_length is not None and len(ids) + reserve > context_length:
+            raise ValueError(
+                f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, the context "
+                f"holds {context_length}: shorten the prompt"
+                + (" or lower max_new_tokens" if reserve else "")
+            )
+        rows.append(ids)
+    return rows
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> EncodedBatch:
+    """Token rows padded on the left to the longest, with their mask."""
+    width = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        input_ids[i, width - len(row) :] = torch.tensor(row)
+        attention_mask[i, width - len(row) :] = 1
+    return EncodedBatch(input_ids, attention_mask)
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that fills a row on the left: pad, else end of text, else 0. It is masked, so any does."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    return 0
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt] | PromptSet,
+    *,
+    system: str | None = None,
+    context_length: int | None = None,
+    reserve: int = 0,
+) -> EncodedBatch:
+    """`tokenize`, then `pad_left`: one left-padded batch of all the prompts."""
+    rows = tokenize(tokenizer, prompts, system=system, context_length=context_length, reserve=reserve)
+    return pad_left(rows, pad_id(tokenizer))
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of the chat template, by which two models are seen to mark the last token alike."""
+    return content_hash(str(tokenizer.chat_template))
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of the vocabulary.
+
+    Special-token settings do not count: TransformerLens fills in missing ones on tokenizers it is given.
+    """
+    return content_hash(json.dumps(tokenizer.get_vocab(), sort_keys=True))

@@ -1,0 +1,178 @@
+"""Steering vectors: the direction from harmless to harmful at every layer, and its controls.
+
+    v'_l = mean a_l(harmful) − mean a_l(harmless)      v_l = v'_l / ‖v'_l‖    (InferAligner, arXiv 2401.11206, eq. 1, 2)
+
+Read from the aligned model, v is the safety steering vector (where to go); read from the target, its intent vector (how
+it tells intent). They are two uses of one kind of value.
+
+The trap: two models of equal shape but different seed give vectors that fit by every check and point nowhere in each
+other. Compare `cosine` with `random_band` before steering.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.activations import Activations
+from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
+
+RESOLUTION = 1e-6
+"""A difference shorter than this share of the residual norm is rounding, not a direction."""
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVectors:
+    """One direction per layer of the model, with its length before normalising.
+
+    Rows of `directions` have unit length, or are zero where the two means coincide (`resid_pre` of layer 0, the
+    embedding of the template's last token, is the same for every prompt). `norms` is ‖v'_l‖; `residual_norms` the mean
+    length of the last-token residual over the extraction prompts, the yardstick for a shift.
+    """
+
+    directions: Float[Tensor, "layer d_model"]
+    norms: Float[Tensor, "layer"]
+    residual_norms: Float[Tensor, "layer"]
+    space: Space
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        expected = (self.space.n_layers, self.space.d_model)
+        if tuple(self.directions.shape) != expected:
+            raise ValueError(
+                f"directions have shape {tuple(self.directions.shape)}, expected {expected} (layer, d_model)"
+            )
+        lengths = self.directions.norm(dim=-1)
+        if not (((lengths - 1).abs() < 1e-4) | (lengths == 0)).all():
+            raise ValueError(
+                "directions have rows that are not of unit length: make them with SteeringVectors.from_values"
+            )
+
+    @classmethod
+    def from_values(
+        cls,
+        values: Float[Tensor, "layer d_model"],
+        residual_norms: Float[Tensor, "layer"],
+        space: Space,
+        provenance: Provenance,
+    ) -> "SteeringVectors":
+        """Vectors from unnormalised rows; rows below the resolution of float32 become zero."""
+        norms = values.norm(dim=-1)
+        norms = torch.where(norms > RESOLUTION * residual_norms, norms, torch.zeros_like(norms))
+        directions = torch.where(norms[:, None] > 0, values / norms[:, None], torch.zeros_like(values))
+        return cls(directions, norms, residual_norms, space, provenance)
+
+    @property
+    def values(self) -> Float[Tensor, "layer d_model"]:
+        """The vectors before normalising, v'_l."""
+        return self.directions * self.norms[:, None]
+
+    @property
+    def id(self) -> str:
+        """A hash of the numbers, the same wherever they are loaded."""
+        return content_hash(self.directions, self.norms, self.residual_norms)
+
+    def cosine(self, other: "SteeringVectors") -> Float[Tensor, "layer"]:
+        """The cosine of the two directions at each layer; 0 where one of them is zero."""
+        self.space.require(other.space, "vectors")
+        return (self.directions * other.directions).sum(-1)
+
+    def __add__(self, other: "SteeringVectors") -> "SteeringVectors":
+        self.space.require(other.space, "vectors")
+        provenance = Provenance("vectors", note="sum", parents=(self.provenance, other.provenance))
+        return SteeringVectors.from_values(
+            self.values + other.values,
+            (self.residual_norms + other.residual_norms) / 2,
+            self.space,
+            provenance,
+        )
+
+    def __sub__(self, other: "SteeringVectors") -> "SteeringVectors":
+        return self + -other
+
+    def __mul__(self, factor: float) -> "SteeringVectors":
+        if not math.isfinite(factor):
+            raise ValueError(f"got factor {factor}, expected a finite number")
+        provenance = Provenance("vectors", note=f"times {factor:g}", parents=(self.provenance,))
+        return SteeringVectors.from_values(self.values * factor, self.residual_norms, self.space, provenance)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "SteeringVectors":
+        return self * -1.0
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with space and provenance in its header."""
+        tensors = {"directions": self.directions, "norms": self.norms, "residual_norms": self.residual_norms}
+        header = {"space": self.space.to_json(), "provenance": self.provenance.to_json()}
+        save_tensors(path, "vectors", tensors, header)
+
+
+def load_vectors(path: str | Path) -> SteeringVectors:
+    """The vectors that `save` wrote. Nothing is unpickled."""
+    tensors, header = load_tensors(path, "vectors")
+    space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
+    return SteeringVectors(
+        tensors["directions"], tensors["norms"], tensors["residual_norms"], space, provenance
+    )
+
+
+def mean_difference(activations: Activations) -> SteeringVectors:
+    """Mean of the harmful prompts' residuals minus mean of the others', per layer, normalised (eq. 1 and 2)."""
+    if "unlabelled" in activations.labels:
+        raise ValueError(
+            "some activations are unlabelled: give their prompts a label, or choose with .labelled(...)"
+        )
+    return _difference(activations, activations.harmful, note="mean difference, harmful minus harmless")
+
+
+def shuffled_labels(activations: Activations, *, seed: int) -> SteeringVectors:
+    """A control: the mean difference of the same residuals under labels that tell nothing.
+
+    Each side gets half of the harmful prompts and half of the others, drawn at random, so that the true difference
+    cancels and is not merely diluted; of an odd number one is left out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    side = torch.zeros(len(activations), dtype=torch.bool)
+    kept = torch.zeros(len(activations), dtype=torch.bool)
+    for members in (activations.harmful, ~activations.harmful):
+        index = members.nonzero()[:, 0]
+        index = index[torch.randperm(len(index), generator=generator)]
+        half = len(index) // 2
+        side[index[:half]] = True
+        kept[index[: 2 * half]] = True
+    return _difference(activations.where(kept), side[kept], note=f"shuffled labels, seed {seed}")
+
+
+def random_directions(like: SteeringVectors, *, seed: int) -> SteeringVectors:
+    """A control: an independent, uniformly random direction at each layer, with the norms of `like`."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(like.directions.shape, generator=generator)
+    provenance = Provenance("vectors", note=f"random directions, seed {seed}", parents=(like.provenance,))
+    return replace(like, directions=values / values.norm(dim=-1, keepdim=True), provenance=provenance)
+
+
+def random_band(d_model: int) -> float:
+    """The cosine that 95 % of random directions stay below in size: 1.96 / √d_model, their normal approximation."""
+    return 1.96 / math.sqrt(d_model)
+
+
+def _difference(activations: Activations, positive: Tensor, note: str) -> SteeringVectors:
+    if not positive.any() or positive.all():
+        raise ValueError(
+            f"got {int(positive.sum())} harmful and {int((~positive).sum())} harmless activations, "
+            "expected some of both: a vector is the difference of their means"
+        )
+    # Sums in float64: what is left of two large, nearly equal means is all rounding otherwise.
+    values = activations.values.double()
+    difference = values[positive].mean(0) - values[~positive].mean(0)
+    source = activations.provenance
+    provenance = Provenance(
+        "vectors", source.model, source.model_hash, source.prompts, source.prompts_hash, note, (source,)
+    )
+    return SteeringVectors.from_values(
+        difference.float(), values.norm(dim=-1).mean(0).float(), activations.space, provenance
+    )
