@@ -19,7 +19,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from workbench.models import Model, load_model
+from workbench.loading import Model, load_model
 from workbench.prompts import Prompt, PromptSet
 
 CHAT_TEMPLATE = (

@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "provenance": ("Provenance", "Space", "SpaceMismatch"),
     "prompts": ("ContrastSet", "Prompt", "PromptSet", "load_contrast", "load_prompts"),
-    "models": ("load_model", "load_tokenizer", "residual_hooks", "space_of"),
+    "loading": ("load_model", "load_tokenizer"),
+    "models": ("residual_hooks", "space_of"),
     "activations": ("Activations", "last_token_activations"),
     "vectors": (
         "SteeringVectors",

@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 
+from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
+from workbench.loading import Model
 from workbench.models import (
-    Model,
     context_length,
     hook_name,
     model_hash,
@@ -28,16 +29,7 @@ from workbench.models import (
     space_of,
     tokenizer_of,
 )
-from workbench.prompts import (
-    LABELS,
-    EncodedBatch,
-    Prompt,
-    PromptSet,
-    as_prompt_set,
-    pad_id,
-    pad_left,
-    tokenize,
-)
+from workbench.prompts import LABELS, Prompt, PromptSet, as_prompt_set
 from workbench.provenance import Provenance, Space
 
 

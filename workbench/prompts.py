@@ -1,11 +1,9 @@
-"""Prompts, sets of prompts, and how a prompt becomes tokens.
+"""Prompts, sets of prompts, and contrast sets whose parts are kept apart.
 
-A prompt is a short conversation that ends with a user's message. It becomes tokens through the model's own chat
-template, generation prompt included, because the method reads the last token of exactly that (InferAligner, arXiv
-2401.11206).
+A prompt is a short conversation that ends with a user's message. A contrast set has harmful and harmless prompts for
+making vectors, others for making choices, and others again for claims.
 
-The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two of them
-and moves every activation; `tokenize` never adds any.
+The trap: a choice made on the prompts a claim rests on flatters the claim. Hence three parts that may share no prompt.
 """
 
 import json
@@ -15,12 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
-from jaxtyping import Int
-from jinja2 import TemplateError
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from workbench.provenance import content_hash, write_safely
 from workbench.shipped import shipped_path
@@ -260,114 +252,3 @@ def _from_json(data: dict[str, Any]) -> Prompt:
         cluster=tuple(data.get("cluster", {}).items()),
         answer=data.get("answer"),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedBatch:
-    """Left-padded token ids with their mask: the last column is every prompt's last token."""
-
-    input_ids: Int[Tensor, "batch pos"]
-    attention_mask: Int[Tensor, "batch pos"]
-
-    @property
-    def position_ids(self) -> Int[Tensor, "batch pos"]:
-        """0, 1, 2, … from each prompt's first real token; padding counts as position 0."""
-        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
-
-    def to(self, device: torch.device | str) -> "EncodedBatch":
-        """The same batch on `device`."""
-        return EncodedBatch(self.input_ids.to(device), self.attention_mask.to(device))
-
-
-def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | None = None) -> str:
-    """The prompt's text through the tokenizer's chat template, generation prompt included.
-
-    `system` puts the prompt under that system message first.
-    """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token of the "
-            "chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
-        )
-    if system is not None:
-        prompt = prompt.with_system(system)
-    messages = [{"role": role, "content": content} for role, content in prompt.messages]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        raise ValueError(
-            f"the chat template of {tokenizer.name_or_path!r} refused prompt {prompt.source!r} ({error}): "
-            "give it roles that the template knows"
-        ) from error
-    return str(text)
-
-
-def tokenize(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt] | PromptSet,
-    *,
-    system: str | None = None,
-    context_length: int | None = None,
-    reserve: int = 0,
-) -> list[list[int]]:
-    """The token ids of every rendered prompt, unpadded, in order.
-
-    Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the reply.
-    """
-    rows = []
-    for prompt in prompts:
-        # The template has written BOS and every other special token already.
-        ids = tokenizer(render(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
-        if context_length is not None and len(ids) + reserve > context_length:
-            raise ValueError(
-                f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, the context "
-                f"holds {context_length}: shorten the prompt"
-                + (" or lower max_new_tokens" if reserve else "")
-            )
-        rows.append(ids)
-    return rows
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> EncodedBatch:
-    """Token rows padded on the left to the longest, with their mask."""
-    width = max(len(row) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        input_ids[i, width - len(row) :] = torch.tensor(row)
-        attention_mask[i, width - len(row) :] = 1
-    return EncodedBatch(input_ids, attention_mask)
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills a row on the left: pad, else end of text, else 0. It is masked, so any does."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int):
-            return token
-    return 0
-
-
-def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt] | PromptSet,
-    *,
-    system: str | None = None,
-    context_length: int | None = None,
-    reserve: int = 0,
-) -> EncodedBatch:
-    """`tokenize`, then `pad_left`: one left-padded batch of all the prompts."""
-    rows = tokenize(tokenizer, prompts, system=system, context_length=context_length, reserve=reserve)
-    return pad_left(rows, pad_id(tokenizer))
-
-
-def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of the chat template, by which two models are seen to mark the last token alike."""
-    return content_hash(str(tokenizer.chat_template))
-
-
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of the vocabulary.
-
-    Special-token settings do not count: TransformerLens fills in missing ones on tokenizers it is given.
-    """
-    return content_hash(json.dumps(tokenizer.get_vocab(), sort_keys=True))
