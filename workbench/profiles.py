@@ -1,0 +1,121 @@
+"""What each layer can tell: how well a projection separates harmful from harmless prompts, layer by layer.
+
+    L_G = the layers at which *both* models tell harmful from harmless accurately    (InferAligner, arXiv 2401.11206)
+
+The paper gives neither numbers nor a measure of "accurately"; here it is the AUROC of the projection a_l·v_l on prompts
+that made no vector, and a threshold on it.
+
+The trap: on the prompts that the vector was made from, almost every layer separates almost perfectly. Profile on `.val`.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from workbench.activations import Activations
+from workbench.gates import Gate, project
+from workbench.provenance import Provenance, Space
+from workbench.stats import auroc, cluster_frame
+from workbench.vectors import SteeringVectors
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProfile:
+    """One row per layer in `frame`.
+
+    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means, which is the paper's
+    bias on balanced prompts; `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
+    """
+
+    frame: pd.DataFrame
+    space: Space
+    provenance: Provenance
+
+
+def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerProfile:
+    """How well `vectors` tell the harmful from the harmless prompts among `activations`; other labels are left out."""
+    vectors.space.require(activations.space, "activations")
+    missing = [label for label in ("harmful", "harmless") if label not in activations.labels]
+    if missing:
+        present = ", ".join(sorted(set(activations.labels)))
+        raise ValueError(
+            f"got prompts labelled {present}, none {' and none '.join(missing)}: a profile compares harmful with harmless"
+        )
+    plain = activations.labelled("harmful", "harmless")
+    projections, harmful = project(vectors, plain), plain.harmful
+    clusters = cluster_frame([p.cluster for p in plain.prompts]) if plain.prompts else None
+    rows = []
+    for layer in range(vectors.space.n_layers):
+        scores = projections[:, layer]
+        separation = auroc(scores.numpy(), harmful.numpy(), clusters)
+        middle = (scores[harmful].mean() + scores[~harmful].mean()) / 2
+        hits = (scores[harmful] > middle).float().mean() + (scores[~harmful] <= middle).float().mean()
+        gap, residual = float(vectors.norms[layer]), float(vectors.residual_norms[layer])
+        rows.append(
+            {
+                "layer": layer,
+                "auroc": separation.mean,
+                "auroc_low": separation.low,
+                "auroc_high": separation.high,
+                "balanced_accuracy": float(hits) / 2,
+                "gap_norm": gap,
+                "residual_norm": residual,
+                "share": gap / residual if residual else 0.0,
+                "n": separation.n,
+                "model": activations.provenance.model,
+            }
+        )
+    provenance = Provenance("profile", parents=(vectors.provenance, activations.provenance))
+    return LayerProfile(pd.DataFrame(rows), vectors.space, provenance)
+
+
+def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int, ...]:
+    """The layers at which every profile reaches `min_auroc`, the paper's L_G.
+
+    Raises `ValueError`, naming the best layer, where there is none.
+    """
+    if not profiles:
+        raise ValueError("got no profile, expected one per model: pass layer_profile(...) of target and aligned model")
+    for other in profiles[1:]:
+        profiles[0].space.require(other.space, "profiles")
+    weakest = pd.concat([profile.frame.set_index("layer")["auroc"] for profile in profiles], axis=1).min(axis=1)
+    chosen = tuple(int(layer) for layer in weakest.index[weakest >= min_auroc])
+    if not chosen:
+        raise ValueError(
+            f"no layer reaches AUROC {min_auroc:g} in all {len(profiles)} profiles, the best is layer {weakest.idxmax()} "
+            f"with {weakest.max():.3f}: lower min_auroc, or extract from more prompts"
+        )
+    return chosen
+
+
+def projections(vectors: SteeringVectors, activations: Activations) -> pd.DataFrame:
+    """A row per prompt and layer: its projection in units of ‖v'_l‖, 0 half-way between the class means.
+
+    Harmful and harmless prompts are centred at +½ and −½ by construction; the others fall where they fall.
+    """
+    values = project(vectors, activations)
+    plain = activations.labelled("harmful", "harmless")
+    inner, harmful = project(vectors, plain), plain.harmful
+    high, low = inner[harmful].mean(0), inner[~harmful].mean(0)
+    scaled = (values - (high + low) / 2) / (high - low).abs().clamp(min=1e-12)
+    n_prompts, n_layers = values.shape
+    return pd.DataFrame(
+        {
+            "prompt": [i for i in range(n_prompts) for _ in range(n_layers)],
+            "label": [label for label in activations.labels for _ in range(n_layers)],
+            "layer": list(range(n_layers)) * n_prompts,
+            "projection": scaled.flatten().tolist(),
+        }
+    )
+
+
+def gate_map(gate: Gate, activations: Activations) -> pd.DataFrame:
+    """A row per label and layer: the share of prompts on which the gate is open there, and how many there were."""
+    opened = gate.read(activations).open
+    frame = pd.DataFrame(opened.float().numpy())
+    frame["label"] = list(activations.labels)
+    shares = frame.groupby("label", sort=False)
+    tidy = shares.mean().reset_index().melt("label", var_name="layer", value_name="open")
+    tidy["n"] = tidy["label"].map(shares.size())
+    return tidy
+

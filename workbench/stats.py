@@ -1,0 +1,196 @@
+"""Estimates with intervals that are honest about templated prompts.
+
+    Wilson (1927):      (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
+    cluster bootstrap:  draw whole clusters with replacement, average their prompts, take percentiles
+
+Prompts that share a verb, an object, a category or a wrapper are not independent. Every cluster column is resampled in
+turn and the widest interval is reported with the name of its column: no single column is known to be the right one,
+and the widest holds whichever is. A bootstrap sees no spread where every reply is alike (0 of n), and too little where
+nearly all are, so an interval of rates is never narrower than Wilson's with the number of *distinct* prompts, those
+that differ in some cluster column, in place of n. The two together are continuous: 1 of n is never surer than 0 of n.
+
+The trap: with few clusters (below ten, say) a bootstrap interval is too narrow; `clusters` tells how many there were.
+"""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+Z95 = 1.959963984540054  # two-sided 95 %, the only level the workbench reports
+Floats = NDArray[np.float64]
+Clusters = pd.DataFrame | Sequence[Hashable]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval, how many values and clusters it rests on, and how the interval was made.
+
+    `n` counts scored values; unscored ones (NaN) are left out of everything.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def wilson(successes: float, n: int) -> Estimate:
+    """The Wilson interval of a proportion: right at 0 and n too, where the textbook interval has no width.
+
+    `successes` may be fractional, as when every value is itself a mean of several runs.
+    """
+    if n <= 0 or not 0 <= successes <= n:
+        raise ValueError(f"got {successes} successes of {n}, expected n ≥ 1 and 0 ≤ successes ≤ n")
+    low, high = _wilson_bounds(successes / n, n)
+    return Estimate(successes / n, low, high, n, n, "Wilson, independent")
+
+
+def cluster_bootstrap(
+    values: ArrayLike, clusters: Clusters | None = None, *, n_boot: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean of `values` with the widest interval over the columns of `clusters`; see the module.
+
+    `clusters` is a frame with one row per value, or one label per value; without it every value is on its own.
+    Values from 0 to 1 count as rates and get Wilson's floor.
+    """
+    kept, columns = _scored(values, clusters)
+    mean = float(kept.mean())
+    low, high, k, column = _widest(kept, columns, n_boot, seed)
+    if kept.min() < 0 or kept.max() > 1:
+        return Estimate(mean, low, high, len(kept), k, f"bootstrap by {column}")
+    distinct = _distinct(columns)
+    floor_low, floor_high = _wilson_bounds(mean, distinct)
+    method = f"bootstrap by {column}, at least Wilson with {distinct} distinct"
+    return Estimate(mean, min(low, floor_low), max(high, floor_high), len(kept), k, method)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, clusters: Clusters | None = None, *, n_boot: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean of a − b over the same prompts, both from 0 to 1, with the widest interval over the cluster columns.
+
+    Where no prompt changed, a bootstrap would be certain. So the interval is never narrower than Wilson's for the share
+    that went up and the share that went down, joined by square-and-add (MOVER, Zou & Donner 2008).
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"got {first.shape[0]} and {second.shape[0]} values, expected one pair per prompt: align them")
+    kept, columns = _scored(first - second, clusters)
+    if np.abs(kept).max() > 1:
+        raise ValueError("got values beyond 0 to 1, expected rates: score every prompt from 0 to 1")
+    low, high, k, column = _widest(kept, columns, n_boot, seed)
+    distinct, mean = _distinct(columns), float(kept.mean())
+    up, down = float(np.maximum(kept, 0).mean()), float(np.maximum(-kept, 0).mean())
+    (up_low, up_high), (down_low, down_high) = _wilson_bounds(up, distinct), _wilson_bounds(down, distinct)
+    floor_low = mean - math.hypot(up - up_low, down_high - down)
+    floor_high = mean + math.hypot(up_high - up, down - down_low)
+    method = f"paired bootstrap by {column}, at least Wilson with {distinct} distinct"
+    return Estimate(mean, min(low, floor_low), max(high, floor_high), len(kept), k, method)
+
+
+def auroc(
+    scores: ArrayLike, positive: ArrayLike, clusters: Clusters | None = None, *, n_boot: int = 500, seed: int = 0
+) -> Estimate:
+    """The chance that a positive scores above a negative (ties count half), with its interval.
+
+    Clusters are resampled within positives and negatives apart. Wilson's floor counts the distinct prompts of the
+    smaller side: an AUROC of 1 on 20 prompts is not certain either.
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if values.shape != truth.shape:
+        raise ValueError(f"got {len(values)} scores and {len(truth)} labels, expected one label per score")
+    if truth.all() or not truth.any():
+        side = "positives" if len(truth) and truth.all() else "negatives"
+        raise ValueError(f"got {len(truth)} {side} only, expected both classes: add prompts of the other label")
+    if np.isnan(values).any():
+        raise ValueError(f"got NaN for {int(np.isnan(values).sum())} of {len(values)} scores: drop those prompts first")
+    columns = _cluster_frame(clusters, len(values))
+    difference = values[truth][:, None] - values[~truth][None, :]
+    wins = (difference > 0) + 0.5 * (difference == 0)
+    mean = float(wins.mean())
+    rng = np.random.default_rng(seed)
+    low, high, k, column = mean, mean, 0, ""
+    for name in columns.columns:
+        sides = [pd.factorize(columns.loc[mask, name], use_na_sentinel=False)[0] for mask in (truth, ~truth)]
+        counts = [side.max() + 1 for side in sides]
+        if min(counts) < 2:
+            continue
+        weights = [rng.multinomial(c, np.full(c, 1 / c), n_boot)[:, side] for c, side in zip(counts, sides, strict=True)]
+        drawn = ((weights[0] @ wins) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
+        bounds = np.percentile(drawn, [2.5, 97.5])
+        if not column or bounds[1] - bounds[0] > high - low:
+            low, high, k, column = float(bounds[0]), float(bounds[1]), int(min(counts)), str(name)
+    distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
+    floor_low, floor_high = _wilson_bounds(mean, distinct)
+    method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
+    return Estimate(mean, min(low, floor_low), max(high, floor_high), len(values), k, method)
+
+
+def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.DataFrame:
+    """One row per prompt and one column per kind of cluster, from each prompt's (kind, value) pairs.
+
+    `seen` is left out: it says how a prompt was drawn, not what it shares. Prompts that share nothing get a column of
+    their numbers.
+    """
+    frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
+    frame = frame.drop(columns="seen", errors="ignore")
+    return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
+
+
+def _wilson_bounds(p: float, n: int) -> tuple[float, float]:
+    centre = p + Z95**2 / (2 * n)
+    half = Z95 * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
+    scale = 1 + Z95**2 / n
+    # At the ends the exact bound is 0 or 1; rounding must not push the interval past its own mean.
+    return max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))
+
+
+def _cluster_frame(clusters: Clusters | None, n: int) -> pd.DataFrame:
+    if clusters is None:
+        return pd.DataFrame({"prompt": range(n)})
+    frame = clusters if isinstance(clusters, pd.DataFrame) else pd.DataFrame({"cluster": list(clusters)})
+    if len(frame) != n:
+        raise ValueError(f"got {len(frame)} cluster labels for {n} values, expected one per value")
+    return frame.reset_index(drop=True)
+
+
+def _scored(values: ArrayLike, clusters: Clusters | None) -> tuple[Floats, pd.DataFrame]:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"got values of shape {array.shape}, expected one number per prompt and at least one prompt")
+    columns = _cluster_frame(clusters, len(array))
+    scored = ~np.isnan(array)
+    if not scored.any():
+        raise ValueError(f"none of {len(array)} values is scored (all NaN): check the judge")
+    return array[scored], columns[scored].reset_index(drop=True)
+
+
+def _distinct(columns: pd.DataFrame) -> int:
+    return len(columns.drop_duplicates())
+
+
+def _widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> tuple[float, float, int, str]:
+    rng = np.random.default_rng(seed)
+    mean = float(values.mean())
+    best: tuple[float, float, int, str] | None = None
+    for name in columns.columns:
+        codes, labels = pd.factorize(cast(Any, columns[name]), use_na_sentinel=False)
+        k = len(labels)
+        if k < 2:  # one cluster cannot be resampled: a column that is constant says nothing about spread
+            continue
+        sums, sizes = np.bincount(codes, values, k), np.bincount(codes, minlength=k)
+        draws = rng.multinomial(k, np.full(k, 1 / k), n_boot)
+        low, high = np.percentile((draws @ sums) / (draws @ sizes), [2.5, 97.5])
+        if best is None or high - low > best[1] - best[0]:
+            best = float(low), float(high), k, str(name)
+    return best or (mean, mean, 1, "nothing")
