@@ -23,6 +23,8 @@ _EXPORTS = {
         "shuffled_labels",
     ),
     "gates": ("AlwaysOpen", "Gate", "GateReading", "ThresholdGate", "best_layer", "load_gate"),
+    "steering": ("Shift", "SteeringPlan", "compile_shift"),
+    "generation": ("Completion", "SteeredRun", "generate", "steered", "teacher_forced_logits"),
 }
 _ROOM = {name: room for room, names in _EXPORTS.items() for name in names}
 

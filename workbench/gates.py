@@ -53,6 +53,10 @@ class Gate(Protocol):
     def reads(self) -> tuple[int, ...]:
         """The layers its decisions rest on."""
 
+    @property
+    def space(self) -> Space | None:
+        """The space of the residuals it reads; None where it reads none."""
+
     def read(self, activations: Activations) -> GateReading:
         """Its decisions on these prompts."""
 
@@ -63,6 +67,7 @@ class AlwaysOpen:
 
     id: str = "always-open"
     reads: tuple[int, ...] = ()
+    space: None = None
 
     def read(self, activations: Activations) -> GateReading:
         """Open everywhere."""

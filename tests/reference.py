@@ -1,0 +1,123 @@
+"""InferAligner (arXiv 2401.11206) written from its equations: the yardstick that the library is held against.
+
+    1.  v'_l = mean of a_l over harmful prompts - mean of a_l over harmless prompts
+    2.  v_l  = v'_l / |v'_l|         theta_l: v_l of the aligned model; s_l: v_l of the target model
+    3.  g_l  = 1 if a_l(P) . s_l + b_l > 0 else 0,     b_l = -(mean of a_l . s_l over all extraction prompts)
+    4.  x_l  = x'_l + alpha * g_l * theta_l            for the layers l of L_G, at every token
+
+Nothing here batches, pads, caches or hooks, and nothing imports the library: a forward pass is a loop over the decoder
+blocks of a plain transformers model (Llama, Mistral, Qwen2, Qwen3), run on the whole text of one prompt at every step.
+It is slow, and meant to be: what it says can be read off the page.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Messages = Sequence[tuple[str, str]]
+
+
+def chat_ids(tokenizer, messages: Messages) -> list[int]:
+    """Token ids of the conversation, up to and with the generation prompt."""
+    turns = [{"role": role, "content": content} for role, content in messages]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@torch.no_grad()
+def forward(
+    model, ids: Sequence[int], shifts: Mapping[int, Tensor], shifted: Sequence[bool]
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits [pos d_vocab] and the residual [pos d_model] after every block, before that block's own shift.
+
+    `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says which positions it is added to.
+    """
+    body = model.model
+    residual = body.embed_tokens(torch.tensor([list(ids)]))
+    rotation = body.rotary_emb(residual, torch.arange(len(ids))[None])
+    where = torch.tensor(list(shifted))[None, :, None]
+    residuals = []
+    for layer, block in enumerate(body.layers):
+        residual = block(residual, attention_mask=causal_mask(len(ids)), position_embeddings=rotation)
+        residuals.append(residual[0])
+        if layer in shifts:
+            residual = torch.where(where, residual + shifts[layer], residual)
+    return model.lm_head(body.norm(residual))[0], residuals
+
+
+def causal_mask(length: int) -> Tensor:
+    """Additive mask [1 1 query key]: a token sees itself and what came before it."""
+    return torch.full((length, length), float("-inf")).triu(1)[None, None]
+
+
+def last_token_residuals(model, tokenizer, messages: Messages) -> list[Tensor]:
+    """a_l(P) of every layer: the residual after each block at the last token of the chat-templated prompt."""
+    ids = chat_ids(tokenizer, messages)
+    _, residuals = forward(model, ids, {}, [False] * len(ids))
+    return [residual[-1] for residual in residuals]
+
+
+@dataclass
+class Directions:
+    """v_l of every layer, |v'_l|, and b_l, read from one model."""
+
+    unit: list[Tensor]
+    length: list[float]
+    bias: list[float]
+
+
+def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Messages]) -> Directions:
+    """Equations 1 and 2, and the bias of equation 3, from one model."""
+    bad = [last_token_residuals(model, tokenizer, prompt) for prompt in harmful]
+    good = [last_token_residuals(model, tokenizer, prompt) for prompt in harmless]
+    unit, length, bias = [], [], []
+    for layer in range(len(model.model.layers)):
+        mean_bad = sum(residuals[layer] for residuals in bad) / len(bad)
+        mean_good = sum(residuals[layer] for residuals in good) / len(good)
+        difference = mean_bad - mean_good
+        direction = difference / difference.norm()
+        projections = [float(residuals[layer] @ direction) for residuals in bad + good]
+        unit.append(direction)
+        length.append(float(difference.norm()))
+        bias.append(-sum(projections) / len(projections))
+    return Directions(unit, length, bias)
+
+
+def gate(residuals: Sequence[Tensor], intent: Directions, *, shared_layer: int | None = None) -> list[bool]:
+    """Equation 3 for every layer, or the decision of one layer for all of them."""
+    own = [
+        float(residual @ direction) + bias > 0
+        for residual, direction, bias in zip(residuals, intent.unit, intent.bias, strict=True)
+    ]
+    return own if shared_layer is None else [own[shared_layer]] * len(own)
+
+
+def shifted_positions(n_prompt: int, n_reply: int, positions: str) -> list[bool]:
+    """Which tokens equation 4 touches: all of them, the prompt's, or the reply's."""
+    return [positions in ("all", "prompt")] * n_prompt + [positions in ("all", "reply")] * n_reply
+
+
+def step_logits(
+    model, ids: Sequence[int], reply: Sequence[int], shifts: Mapping[int, Tensor], positions: str
+) -> Tensor:
+    """Logits [step d_vocab] before each token of `reply`, every step a fresh pass over the whole text."""
+    steps = []
+    for n_reply in range(len(reply)):
+        text = list(ids) + list(reply[:n_reply])
+        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), n_reply, positions))
+        steps.append(logits[-1])
+    return torch.stack(steps)
+
+
+def greedy(
+    model, ids: Sequence[int], shifts: Mapping[int, Tensor], positions: str, n_tokens: int, stop: int
+) -> list[int]:
+    """The most likely token, again and again, until `stop` (kept) or `n_tokens`."""
+    reply: list[int] = []
+    while len(reply) < n_tokens and stop not in reply:
+        text = list(ids) + reply
+        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), len(reply), positions))
+        reply.append(int(logits[-1].argmax()))
+    return reply

@@ -1,0 +1,265 @@
+"""Rows in, completions out: every row is a prompt under its own plan, and a batch may mix them as it likes.
+
+    token_t = argmax of the logits after the prompt and token_1 ... token_(t-1), every pass under the row's shift
+
+A row whose gate is closed *is* the unsteered row: where both are asked for, they are computed once.
+
+The trap: a gate's decision belongs to the prompt it was read from. It is read before anything is added, kept for the whole
+reply, and refused for any other batch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from workbench.activations import Activations, last_token_activations
+from workbench.chat import EncodedBatch, encode, tokenize
+from workbench.decoding import Forced, Greedy, Row, decode, readable_in_prefill
+from workbench.gates import GateReading
+from workbench.loading import Model
+from workbench.models import (
+    context_length,
+    device_of,
+    residual_hooks,
+    space_of,
+    tokenizer_of,
+    transformers_model,
+)
+from workbench.prompts import Prompt, PromptSet, as_prompt_set
+from workbench.provenance import Space
+from workbench.steering import Shift, SteeringPlan, compile_shift
+
+Prompts: TypeAlias = PromptSet | Sequence[Prompt | str]
+Plans: TypeAlias = SteeringPlan | Sequence[SteeringPlan | None] | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A reply and what was done to it.
+
+    `tokens` are the generated ones, the stop token included; `finished` says whether there was one, or the reply is a
+    preset refusal. `plan_id` and `gate_open` (per layer) are None for the unsteered model. `near_ties` counts the steps
+    whose two top logits were closer than `decoding.NEAR_TIE`: there another batch size or backend may go another way.
+    """
+
+    prompt: Prompt
+    text: str
+    tokens: tuple[int, ...]
+    finished: bool
+    plan_id: str | None = None
+    gate_open: tuple[bool, ...] | None = None
+    near_ties: int = 0
+
+
+def generate(
+    model: Model,
+    prompts: Prompts,
+    plans: Plans = None,
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+    reading: GateReading | None = None,
+    stop_ids: Sequence[int] | None = None,
+    progress: bool = False,
+) -> list[Completion]:
+    """Greedy replies to `prompts`, in order, each row under its own plan.
+
+    `plans` is None (unsteered), one plan for every prompt, or one plan or None per prompt. To compare settings, repeat
+    the prompts, one row per setting: a prompt that occurs more than once is read once, and all its rows that no shift
+    reaches (unsteered, gate closed, alpha 0) are one computation. `reading` skips the reading, where `plan.read` has
+    done it for exactly these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's
+    generation config call the end of a text.
+
+    Raises `ValueError` for a prompt without room for its reply, and for plans or a reading made for other prompts;
+    `SpaceMismatch` for a plan made for other models.
+    """
+    if max_new_tokens < 1 or batch_size < 1:
+        raise ValueError(
+            f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}: expected 1 or more of each"
+        )
+    rows = _rows(model, prompts, plans, reading, max_new_tokens, batch_size)
+    stop = torch.tensor(_stop_ids(model) if stop_ids is None else list(stop_ids), device=device_of(model))
+    # By length, because prompts of one length need no padding.
+    queue = sorted({row.key: row for row in rows if not row.refuses}.values(), key=lambda row: len(row.ids))
+    replies: dict[object, _Reply] = {}
+    with tqdm(total=len(queue), desc="generating", unit="row", disable=not progress) as bar:
+        for start in range(0, len(queue), batch_size):
+            batch = queue[start : start + batch_size]
+            greedy = Greedy(len(batch), max_new_tokens, stop)
+            opened = decode(model, batch, greedy, max_new_tokens)
+            for i, row in enumerate(batch):
+                replies[row.key] = _Reply(*greedy.reply(i), opened[i])
+            bar.update(len(batch))
+    tokenizer = tokenizer_of(model)
+    return [_completion(row, tokenizer, replies) for row in rows]
+
+
+def teacher_forced_logits(
+    model: Model,
+    prompts: Prompts,
+    replies: Sequence[Sequence[int]],
+    plans: Plans = None,
+    *,
+    reading: GateReading | None = None,
+) -> list[Float[Tensor, "step d_vocab"]]:
+    """The logits before each token of given replies, one tensor per row, from the very loop that `generate` runs.
+
+    All rows are one batch. Two backends, or two plans, are compared this way step by step without drifting apart.
+    """
+    n_steps = max(map(len, replies))
+    rows = _rows(model, prompts, plans, reading, n_steps, len(replies))
+    if len(rows) != len(replies):
+        raise ValueError(f"got {len(replies)} replies for {len(rows)} prompts: pass one reply per prompt")
+    padded = [[*reply, *[0] * (n_steps - len(reply))] for reply in replies]
+    forced = Forced(torch.tensor(padded, device=device_of(model)))
+    decode(model, rows, forced, n_steps)
+    logits = torch.stack(forced.logits, dim=1)
+    return [row[: len(reply)] for row, reply in zip(logits, replies, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class SteeredRun:
+    """A model under a plan, for a few prompts at hand: what the gate read, what is added, and the encoded batch.
+
+    Inside `with steered(...) as run`, `model(run.batch.input_ids, attention_mask=run.batch.attention_mask)` and
+    `run_with_cache` show the steered model; `run.generate()` writes the replies.
+    """
+
+    model: Model
+    plan: SteeringPlan
+    prompts: PromptSet
+    reading: GateReading
+    shift: Shift
+    batch: EncodedBatch
+    _attached: ExitStack
+
+    def generate(self, *, max_new_tokens: int = 256) -> list[Completion]:
+        """The steered replies, from the reading that is at hand."""
+        # The loop attaches its own adders: with these still there, everything would be added twice.
+        self._attached.close()
+        try:
+            return generate(
+                self.model, self.prompts, self.plan, reading=self.reading, max_new_tokens=max_new_tokens
+            )
+        finally:
+            self._attach()
+
+    def _attach(self) -> None:
+        self._attached.enter_context(residual_hooks(self.model, self.shift.site, self.shift.everywhere()))
+
+
+@contextmanager
+def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[SteeredRun]:
+    """The model under a plan, by hand: reads the gate for `prompts`, then shifts every pass over them inside the block.
+
+    A pass over another number of rows is refused. Plans that shift the prompt or the reply only are too, since a hook
+    cannot tell them apart: use `generate`.
+    """
+    prompts = as_prompt_set(prompts)
+    reading = plan.read(model, prompts)
+    shift = compile_shift(plan, reading.open)
+    batch = encode(tokenizer_of(model), prompts, context_length=context_length(model)).to(device_of(model))
+    with ExitStack() as attached:
+        run = SteeredRun(model, plan, prompts, reading, shift, batch, attached)
+        run._attach()
+        yield run
+
+
+@dataclass(frozen=True, eq=False)
+class _Reply:
+    tokens: tuple[int, ...]
+    finished: bool
+    near_ties: int
+    opened: Bool[Tensor, "layer"]
+
+
+def _completion(row: Row, tokenizer: PreTrainedTokenizerBase, replies: Mapping[object, _Reply]) -> Completion:
+    if row.refuses:
+        tokens = tuple(tokenizer(row.plan.refusal, add_special_tokens=False)["input_ids"])
+        reply, text = _Reply(tokens, True, 0, row.opened), row.plan.refusal
+    else:
+        reply = replies[row.key]
+        text = tokenizer.decode(reply.tokens, skip_special_tokens=True)
+    if row.plan is None:
+        return Completion(row.prompt, text, reply.tokens, reply.finished, near_ties=reply.near_ties)
+    opened = reply.opened if row.opened is None else row.opened
+    return Completion(
+        row.prompt, text, reply.tokens, reply.finished, row.plan.id, tuple(opened.tolist()), reply.near_ties
+    )
+
+
+def _rows(
+    model: Model, prompts: Prompts, plans: Plans, reading: GateReading | None, room: int, batch_size: int
+) -> list[Row]:
+    """The rows of a call, checked, with every decision that cannot wait for the pass over the prompts."""
+    prompts = as_prompt_set(prompts)
+    each = [plans] * len(prompts) if plans is None or isinstance(plans, SteeringPlan) else list(plans)
+    if len(each) != len(prompts):
+        raise ValueError(
+            f"got {len(each)} plans for {len(prompts)} prompts: pass one plan, or one (or None) per prompt"
+        )
+    spaces: dict[str, Space] = {}
+    for plan in dict.fromkeys(plan for plan in each if plan is not None):
+        site = plan.vectors.space.site
+        if site not in spaces:
+            spaces[site] = space_of(model, site)
+        spaces[site].require(plan.vectors.space, "the plan's vectors")
+    tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
+    ids = [tuple(row) for row in tokens]
+    if reading is None:
+        opened = _read_ahead(model, prompts, ids, each, batch_size)
+    elif len(reading) != len(prompts) or reading.prompts_hash not in ("", prompts.hash):
+        raise ValueError(
+            f"the reading was made for {len(reading)} prompts (hash {reading.prompts_hash}), this batch has "
+            f"{len(prompts)} (hash {prompts.hash}): read the gate for this batch, plan.read(model, prompts)"
+        )
+    else:
+        opened = list(reading.open)
+    return [
+        Row(prompt, row_ids, plan, None if plan is None else decisions)
+        for prompt, row_ids, plan, decisions in zip(prompts, ids, each, opened, strict=True)
+    ]
+
+
+def _read_ahead(
+    model: Model,
+    prompts: PromptSet,
+    ids: Sequence[tuple[int, ...]],
+    plans: Sequence[SteeringPlan | None],
+    batch_size: int,
+) -> Sequence[Bool[Tensor, "layer"] | None]:
+    """Every row's decisions from one clean pass over the distinct prompts, or None where the prefill reads them."""
+    steering = list(dict.fromkeys(plan for plan in plans if plan is not None))
+    repeated = len(set(ids)) < len(ids)
+    preset = any(plan.refusal is not None for plan in steering)
+    if not steering or not (repeated or preset) and readable_in_prefill(steering):
+        return [None] * len(plans)
+    number = {row_ids: i for i, row_ids in enumerate(dict.fromkeys(ids))}
+    distinct = PromptSet(prompts.name, tuple(dict(zip(ids, prompts, strict=True)).values()))
+    # One pass serves every gate that reads at its site.
+    activations: dict[str, Activations] = {}
+    opened: dict[str, Bool[Tensor, "prompt layer"]] = {}
+    for gate in {plan.gate.id: plan.gate for plan in steering}.values():
+        site = gate.space.site if gate.space else "resid_post"
+        if site not in activations:
+            activations[site] = last_token_activations(model, distinct, site=site, batch_size=batch_size)
+        opened[gate.id] = gate.read(activations[site]).open
+    return [
+        None if plan is None else opened[plan.gate.id][number[row_ids]]
+        for row_ids, plan in zip(ids, plans, strict=True)
+    ]
+
+
+def _stop_ids(model: Model) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those of the generation config where there is one."""
+    hf = transformers_model(model)
+    configured = hf.generation_config.eos_token_id if hf is not None and hf.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in [tokenizer_of(model).eos_token_id, *listed] if token is not None})

@@ -1,0 +1,239 @@
+"""What InferAligner does to a model, as values: a plan, and the one addition per layer that it compiles to.
+
+    x_l = x'_l + alpha * g_l * theta_l      for the plan's layers l          (equation 4 of arXiv 2401.11206)
+
+A `SteeringPlan` says what is meant: whose vectors, which gate, where, how strongly. A `GateReading` says what the gate
+decided for every row of a batch. `compile_shift` turns both into a `Shift`: the vector alpha * g_l * theta_l of every
+row and layer. A hook only adds it; it keeps no state and knows no method, backend, step or mask.
+
+The trap: g_l is read from the unsteered prompt. A gate above the first steered layer that is read in a steered pass sees
+the shift itself, and opens more readily the more it is open already.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.activations import last_token_activations
+from workbench.gates import Gate, GateReading
+from workbench.loading import Model
+from workbench.models import hook_name, space_of
+from workbench.prompts import Prompt, PromptSet
+from workbench.provenance import content_hash
+from workbench.vectors import SteeringVectors
+
+Scale: TypeAlias = Literal["raw", "residual", "gap"]
+Positions: TypeAlias = Literal["all", "prompt", "reply"]
+Adder: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringPlan:
+    """Whose vectors to add, where, how strongly, and for which prompts: everything but the prompts and the model.
+
+    `vectors`    the safety steering vectors theta, of the aligned model
+    `gate`       decides, per prompt, where the plan acts; it may come from another model than the vectors
+    `layers`     the steered layers L_G
+    `alpha`      strength, in units of `scale`; negative pushes away from refusal
+    `scale`      "raw": the shift's length is alpha at every layer, as in the paper; "residual": alpha times the mean
+                 norm of the last-token residual in the model that `vectors` come from; "gap": alpha times |v'_l|, the
+                 distance between that model's harmful and harmless means
+    `positions`  which tokens are shifted: "all", as in the paper; the "prompt"'s; or the "reply"'s, beginning with the
+                 first generated token (the prompt's last token, which predicts it, belongs to the prompt)
+    `refusal`    the paper's variant without an aligned model: where the gate is open at any of `layers`, the reply is
+                 this text and no vector is added
+    """
+
+    vectors: SteeringVectors
+    _: KW_ONLY
+    gate: Gate
+    layers: Sequence[int]
+    alpha: float
+    scale: Scale = "raw"
+    positions: Positions = "all"
+    refusal: str | None = None
+
+    def __post_init__(self) -> None:
+        depth = self.vectors.space.n_layers
+        layers = tuple(sorted({int(layer) for layer in self.layers}))
+        object.__setattr__(self, "layers", layers)
+        outside = [layer for layer in layers if not 0 <= layer < depth]
+        if outside or not layers:
+            raise ValueError(
+                f"got layers {list(layers)}, the vectors have layers 0 to {depth - 1}: "
+                "choose one or more of these (select_layers does)"
+            )
+        if not math.isfinite(self.alpha):
+            raise ValueError(
+                f"got alpha={self.alpha}, expected a finite number: alpha=0 leaves the model unsteered"
+            )
+        for name, value, options in (
+            ("scale", self.scale, get_args(Scale)),
+            ("positions", self.positions, get_args(Positions)),
+        ):
+            if value not in options:
+                raise ValueError(f"got {name}={value!r}, expected one of {', '.join(map(repr, options))}")
+
+    @cached_property
+    def id(self) -> str:
+        """A hash of everything the plan does, the same in every process."""
+        return content_hash(
+            self.shift, self.layers, self.vectors.space.site, self.gate.id, self.positions, self.refusal
+        )
+
+    @cached_property
+    def strengths(self) -> Float[Tensor, "steered"]:
+        """The length of the shift at every steered layer, in residual units, signed as `alpha` is."""
+        unit = {
+            "raw": torch.ones_like(self.vectors.norms),
+            "residual": self.vectors.residual_norms,
+            "gap": self.vectors.norms,
+        }
+        return self.alpha * unit[self.scale][list(self.layers)]
+
+    @cached_property
+    def shift(self) -> Float[Tensor, "steered d_model"]:
+        """alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
+        return self.strengths[:, None] * self.vectors.directions[list(self.layers)]
+
+    def with_alpha(self, alpha: float) -> "SteeringPlan":
+        """The same plan at another strength."""
+        return replace(self, alpha=alpha)
+
+    def with_layers(self, layers: Sequence[int]) -> "SteeringPlan":
+        """The same plan at other layers."""
+        return replace(self, layers=layers)
+
+    def with_gate(self, gate: Gate) -> "SteeringPlan":
+        """The same plan behind another gate."""
+        return replace(self, gate=gate)
+
+    def read(self, model: Model, prompts: PromptSet | Sequence[Prompt | str]) -> GateReading:
+        """Decide: what the plan's gate makes of `prompts`, from one clean pass of the unsteered model."""
+        site = self.vectors.space.site
+        space_of(model, site).require(self.vectors.space, "the plan's vectors")
+        gate_site = self.gate.space.site if self.gate.space else site
+        return self.gate.read(last_token_activations(model, prompts, site=gate_site))
+
+    def fwd_hooks(self, reading: GateReading) -> list[tuple[str, Callable[..., Tensor]]]:
+        """Hooks for TransformerLens: `model.run_with_hooks(ids, fwd_hooks=plan.fwd_hooks(reading), ...)`.
+
+        They shift every position they see, of exactly the rows in `reading`, in that order.
+        """
+        shift = compile_shift(self, reading.open)
+        return [
+            (hook_name(layer, shift.site), _as_lens_hook(add)) for layer, add in shift.everywhere().items()
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What is added to every row of one batch, and where: alpha * g * theta, zero where a row's gate is closed.
+
+    `values` has a column for each of `layers` only; `on_prompt` and `on_reply` say which tokens of a row are shifted.
+    """
+
+    values: Float[Tensor, "row steered d_model"]
+    layers: tuple[int, ...]
+    site: str
+    on_prompt: Bool[Tensor, "row"]
+    on_reply: Bool[Tensor, "row"]
+
+    @property
+    def any_open(self) -> Bool[Tensor, "row"]:
+        """The rows that are shifted at all; the others are the unsteered model's, bit for bit."""
+        return self.values.ne(0).flatten(1).any(1)
+
+    def rows(self, rows: Tensor) -> "Shift":
+        """The shift of some rows, by index or by mask."""
+        return replace(
+            self, values=self.values[rows], on_prompt=self.on_prompt[rows], on_reply=self.on_reply[rows]
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Shift":
+        """The same shift where a model lives, in its dtype, so that hooks need not cast at every step."""
+        return replace(
+            self,
+            values=self.values.to(device, dtype),
+            on_prompt=self.on_prompt.to(device),
+            on_reply=self.on_reply.to(device),
+        )
+
+    def adders(self, shifted: Bool[Tensor, "row pos"]) -> dict[int, Adder]:
+        """For every layer that moves, a function that adds the shift to the residual [row pos d_model] it is given.
+
+        `shifted` says which positions; one column stands for every position of a pass. Layers at which no row is shifted
+        are left out.
+        """
+        masked = self.values[:, :, None] * shifted[:, None, :, None].to(self.values)
+        moves = masked.ne(0).any(-1).any(-1).any(0).tolist()
+        return {layer: _adder(masked[:, i]) for i, layer in enumerate(self.layers) if moves[i]}
+
+    def everywhere(self) -> dict[int, Adder]:
+        """`adders` for hooks set by hand, which cannot tell the prompt from the reply.
+
+        Raises `ValueError` where a row is shifted at some positions only.
+        """
+        if not (self.on_prompt & self.on_reply)[self.any_open].all():
+            raise ValueError(
+                "the plan shifts the prompt or the reply only, and a hook cannot tell them apart: "
+                'steer with generate(...), or give the plan positions="all"'
+            )
+        return self.adders(self.on_prompt[:, None])
+
+
+def compile_shift(
+    plans: SteeringPlan | Sequence[SteeringPlan | None], opened: Bool[Tensor, "row layer"]
+) -> Shift:
+    """Compile: the shift of every row, under one plan for all rows or under each row's own.
+
+    `opened` are the decisions, a row's being those of its own plan's gate (`GateReading.open`). Rows whose plan is None,
+    or answers with a preset refusal, are not shifted.
+
+    Raises `ValueError` where plans and rows differ in number, or the plans act at different sites.
+    """
+    each = [plans] * len(opened) if isinstance(plans, SteeringPlan) else list(plans)
+    if len(each) != len(opened):
+        raise ValueError(
+            f"got {len(each)} plans for a reading of {len(opened)} prompts: pass one plan, or one per row"
+        )
+    shifting = [plan for plan in each if plan is not None and plan.refusal is None]
+    sites = sorted({plan.vectors.space.site for plan in shifting}) or ["resid_post"]
+    if len(sites) > 1:
+        raise ValueError(f"got plans for {' and '.join(sites)} in one batch: run one batch per site")
+    layers = tuple(sorted({layer for plan in shifting for layer in plan.layers}))
+    width = shifting[0].vectors.space.d_model if shifting else 0
+    values = torch.zeros(len(each), len(layers), width)
+    on_prompt, on_reply = torch.zeros(len(each), dtype=torch.bool), torch.zeros(len(each), dtype=torch.bool)
+    for plan in set(shifting):
+        rows = torch.tensor([i for i, other in enumerate(each) if other is plan])
+        columns = torch.tensor([layers.index(layer) for layer in plan.layers])
+        values[rows[:, None], columns] = opened[rows][:, list(plan.layers), None] * plan.shift
+        on_prompt[rows] = plan.positions in ("all", "prompt")
+        on_reply[rows] = plan.positions in ("all", "reply")
+    return Shift(values, layers, sites[0], on_prompt, on_reply)
+
+
+def _adder(shift: Float[Tensor, "row pos_or_1 d_model"]) -> Adder:
+    def add(residual: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        if len(residual) != len(shift):
+            raise ValueError(
+                f"this shift was made for a batch of {len(shift)} rows and met one of {len(residual)}: "
+                "read the gate for the batch you run (plan.read), and compile again"
+            )
+        return residual + shift.to(residual)
+
+    return add
+
+
+def _as_lens_hook(add: Adder) -> Callable[..., Tensor]:
+    def hook_function(tensor: Tensor, hook: Any) -> Tensor:
+        return add(tensor)
+
+    return hook_function
