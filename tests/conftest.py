@@ -1,7 +1,7 @@
 """Tiny random checkpoints on disk, of four architectures, with a small tokenizer and a chat template.
 
-They are built once per session from configs; nothing is downloaded. Weights are drawn large enough that layers
-matter: with the default initialisation a random model barely moves its residual stream.
+They are built once per session from configs; nothing is downloaded. Weights are drawn large enough that
+layers matter: with the default initialisation a random model barely moves its residual stream.
 """
 
 from pathlib import Path
@@ -23,12 +23,13 @@ from workbench.loading import Model, load_model
 from workbench.prompts import Prompt, PromptSet
 
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} </s>{% endfor %}"
+    "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} </s>"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 WORDS = (
-    "how do i steal hide break forge a the ring lock letter boat bake paint mend read with for my friend please tell "
-    "me about plan sure no cannot help what is sentiment of and then it from to".split()
+    "how do i steal hide break forge a the ring lock letter boat bake paint mend read with for my friend "
+    "please tell me about plan sure no cannot help what is sentiment of and then it from to"
 )
 N_LAYERS, D_MODEL, CONTEXT = 4, 32, 64
 
@@ -43,7 +44,7 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=360, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    backend.train_from_iterator([WORDS] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",

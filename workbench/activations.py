@@ -1,9 +1,9 @@
 """The residual stream at the last token of each prompt, at every layer: what vectors and gates are made from.
 
-    a_l(P) = resid_post of layer l at the last token of the chat-templated prompt P    (InferAligner, arXiv 2401.11206)
+    a_l(P) = resid_post of layer l at the last token of the chat-templated prompt P      (arXiv 2401.11206)
 
-The trap: `hidden_states[-1]` of transformers is taken after the final norm, so it is not the last layer's residual. Hooks
-on the blocks are.
+The trap: `hidden_states[-1]` of transformers is taken after the final norm, so it is not the last layer's
+residual. Hooks on the blocks are.
 """
 
 from collections.abc import Sequence
@@ -152,7 +152,8 @@ def last_token_activations(
 ) -> Activations:
     """The residual stream of every layer at each prompt's last token, rows in the prompts' order.
 
-    One forward pass without LM head per batch; prompts of like length share a batch, so that little of it is padding.
+    One forward pass without LM head per batch; prompts of like length share a batch, so that little of it
+    is padding.
     """
     prompts = as_prompt_set(prompts)
     space, tokenizer = space_of(model, site), tokenizer_of(model)

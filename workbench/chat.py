@@ -1,10 +1,10 @@
 """How a prompt becomes tokens: through the model's own chat template, generation prompt included.
 
-The method reads the last token of exactly that text (InferAligner, arXiv 2401.11206), so batches are padded on the
-left, where every row's last token is in the last column.
+The method reads the last token of exactly that text (InferAligner, arXiv 2401.11206), so batches are padded
+on the left, where every row's last token is in the last column.
 
-The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two of them
-and moves every activation; `tokenize` never adds any.
+The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two
+of them and moves every activation; `tokenize` never adds any.
 """
 
 import json
@@ -45,8 +45,8 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | Non
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token of the "
-            "chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token "
+            "of the chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
         )
     if system is not None:
         prompt = prompt.with_system(system)
@@ -71,7 +71,8 @@ def tokenize(
 ) -> list[list[int]]:
     """The token ids of every rendered prompt, unpadded, in order.
 
-    Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the reply.
+    Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the
+    reply.
     """
     rows = []
     for prompt in prompts:
@@ -79,8 +80,8 @@ def tokenize(
         ids = tokenizer(render(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
         if context_length is not None and len(ids) + reserve > context_length:
             raise ValueError(
-                f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, the context "
-                f"holds {context_length}: shorten the prompt"
+                f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, "
+                f"the context holds {context_length}: shorten the prompt"
                 + (" or lower max_new_tokens" if reserve else "")
             )
         rows.append(ids)

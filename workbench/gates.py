@@ -1,12 +1,13 @@
-"""Gates: does this prompt mean harm? One decision per prompt and layer, from the target's own last-token residual.
+"""Gates: does this prompt mean harm? One decision per prompt and layer, from the target's own residual.
 
     g_l = 1 if a_l(P)·s_l + b_l > 0 else 0        b_l = −mean of a_l(P)·s_l over the extraction prompts
-                                                             (InferAligner, arXiv 2401.11206, eq. 3)
+                                                                                (arXiv 2401.11206, eq. 3)
 
-With as many harmful as harmless prompts b_l = −½ s_l·(μ⁻+μ⁺): the argument is +½‖v'_l‖ at the mean of the harmful and
-−½‖v'_l‖ at the mean of the harmless ones.
+With as many harmful as harmless prompts b_l = −½ s_l·(μ⁻+μ⁺): the argument is +½‖v'_l‖ at the mean of the
+harmful and −½‖v'_l‖ at the mean of the harmless ones.
 
-The trap: a gate reads the *unsteered* prompt. A reading taken after the shift tells what was added, not what was asked.
+The trap: a gate reads the *unsteered* prompt. A reading taken after the shift tells what was added, not
+what was asked.
 """
 
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ class ThresholdGate:
     def fit(
         cls, vectors: SteeringVectors, activations: Activations, *, layer: int | None = None
     ) -> "ThresholdGate":
-        """The paper's gate: bias from the extraction prompts' mean projection; one shared layer if `layer` is given."""
+        """The paper's gate: the extraction prompts' mean projection is its threshold; `layer` serves all if given."""
         vectors.space.require(activations.space, "activations")
         bias = -project(vectors, activations).double().mean(0).float()
         provenance = Provenance(
@@ -115,7 +116,7 @@ class ThresholdGate:
         return cls(vectors.directions, bias, layer, vectors.space, provenance)
 
     def calibrate(self, activations: Activations, *, false_positive_rate: float) -> "ThresholdGate":
-        """The same gate, its bias moved so that at most this share of the non-harmful prompts opens it, per layer.
+        """The same gate, biased so that at most this share of the non-harmful prompts opens it, per layer.
 
         The threshold lies half-way between the largest projection kept closed and the next one above it.
         """
@@ -185,16 +186,16 @@ def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> 
 
 
 def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"]) -> Float[Tensor, "layer"]:
-    """The chance that a random positive prompt scores above a random other one, ties counting half, per layer."""
+    """The chance that a positive prompt scores above another one, ties counting half, at each layer."""
     above, below = scores[positive][:, None], scores[~positive][None]
     return ((above > below).double() + (above == below).double() / 2).mean((0, 1)).float()
 
 
 def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
-    """The layer whose projection tells harmful prompts from the others best: by AUROC, then by their distance.
+    """The layer whose projection best tells harmful prompts from the others: by AUROC, then by distance.
 
-    The distance is that of the means in units of the pooled standard deviation. It decides where several layers tell all
-    prompts apart.
+    The distance is that of the means in units of the pooled standard deviation. It decides where several
+    layers tell all prompts apart.
     """
     vectors.space.require(activations.space, "activations")
     projections, harmful = project(vectors, activations), activations.harmful

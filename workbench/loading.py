@@ -1,10 +1,11 @@
-"""How a checkpoint becomes a model: embedded, from a folder, from the hub, or an object of your own, on three backends.
+"""How a checkpoint becomes a model: embedded, a folder, a hub id or an object of your own, on three backends.
 
-A model is a TransformerLens `HookedTransformer` (`"hooked"`), a `TransformerBridge` (`"bridge"`) or the transformers
-model itself (`"plain"`); the user holds that object, not a wrapper. This is the only file that knows how TransformerLens
-loads.
+A model is a TransformerLens `HookedTransformer` ("hooked"), a `TransformerBridge` ("bridge") or the
+transformers model itself ("plain"); the user holds that object, not a wrapper. No other file knows how
+TransformerLens loads.
 
-The trap: HookedTransformer folds and centres weights by default, which moves the residual stream. Here they stay raw.
+The trap: HookedTransformer folds and centres weights by default, which moves the residual stream. Here they
+stay raw.
 """
 
 import copy
@@ -13,7 +14,7 @@ import tempfile
 import warnings
 from itertools import chain
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +32,9 @@ except ImportError:  # TransformerLens 4 has the bridge alone
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
 Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
 
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
+"""What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated or incomplete."""
+
 
 def load_model(
     x: str | Path | Model,
@@ -40,28 +44,26 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Model:
-    """The model `x` on a backend: an embedded one (`"organism:finance"`), a folder, a hub id, or a model of your own.
+    """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
 
-    Weights come from safetensors only and stay raw; no remote code runs; an embedded model or a folder downloads
-    nothing. `dtype` is float32 and `device` the GPU, else the CPU, unless given. A TransformerLens model comes back as
-    it is. A transformers model of your own stays intact too: `"bridge"` shares its tensors, `"hooked"` copies them,
-    `"plain"` is that object. Plain models carry their tokenizer as `model.tokenizer`, so that every verb takes just the
-    model.
+    Weights come from safetensors only and stay raw; no remote code runs; an embedded model or a folder
+    downloads nothing. `dtype` is float32 and `device` the GPU, else the CPU, unless given.
+
+    A TransformerLens model comes back as it is. A transformers model of your own stays intact: "hooked"
+    copies its tensors, "bridge" shares them, "plain" is that very object, which then carries its tokenizer
+    as `model.tokenizer`, so that every verb takes just the model.
     """
     if backend not in ("hooked", "bridge", "plain"):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
     if isinstance(x, str | Path):
-        name, source = _checkpoint(x)
+        hf = _read_checkpoint(x, dtype or torch.float32)
+        hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         tokenizer = tokenizer or load_tokenizer(x)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        hf = _read_checkpoint(source, name, dtype or torch.float32).to(device)
-        hf.config.name_or_path = name
     elif dtype is not None or device is not None:
-        raise ValueError(
-            "got dtype= or device= with a model that is loaded already: move it yourself with model.to(...)"
-        )
+        raise ValueError("got dtype= or device= with a loaded model: move it first, model.to(...)")
     elif isinstance(x, PreTrainedModel):
-        hf, tokenizer = x, tokenizer or getattr(x, "tokenizer", None) or load_tokenizer(x.config.name_or_path)
+        hf = x
+        tokenizer = tokenizer or getattr(x, "tokenizer", None) or load_tokenizer(str(x.config.name_or_path))
     elif tokenizer is not None:
         raise ValueError(
             "got tokenizer= with a TransformerLens model: set it there, model.set_tokenizer(...)"
@@ -70,7 +72,7 @@ def load_model(
         return x
     hf.eval()
     if backend == "plain":
-        hf.tokenizer = tokenizer
+        hf.tokenizer = tokenizer  # type: ignore[assignment]
         return hf
     return _bridge(hf, tokenizer) if backend == "bridge" else _hooked(hf, tokenizer)
 
@@ -78,27 +80,25 @@ def load_model(
 def load_tokenizer(x: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of an embedded model, a folder or a hub id."""
     name, source = _checkpoint(x)
-    if (
-        isinstance(source, Path)
-        and not (source / "tokenizer_config.json").is_file()
-        and _adapter_base(source)
-    ):
-        return load_tokenizer(_adapter_base(source))
+    base = _adapter_base(source)
+    if base is not None and not (Path(source) / "tokenizer_config.json").is_file():
+        return load_tokenizer(base)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{name} has no readable tokenizer ({_brief(error)}): pass load_model(..., tokenizer=...)"
+            f"{name!r} has no readable tokenizer ({_brief(error)}): pass one, load_model(..., tokenizer=...)"
         ) from error
 
 
 def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
-    """The name under which a checkpoint is shown, and the folder or hub id to read it from."""
+    """The name to show for a checkpoint, free of local paths, and the folder or hub id to read it from."""
     if isinstance(x, str) and x.startswith("organism:"):
         folder = shipped_path("organisms", x.removeprefix("organism:"))
-        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-            names = sorted(path.parent.name for path in folder.parent.glob("*/*config.json"))
-            raise ValueError(f"no embedded model {x!r}: there is {', '.join(dict.fromkeys(names)) or 'none'}")
+        shipped = {config.parent for config in folder.parent.glob("*/*config.json")}
+        if folder not in shipped:
+            names = ", ".join(sorted(path.name for path in shipped)) or "none"
+            raise ValueError(f"no embedded model {x!r}: expected organism:NAME with NAME one of {names}")
         return x, folder
     folder = Path(x)
     if folder.is_dir():
@@ -110,47 +110,53 @@ def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
     return x, x
 
 
-def _adapter_base(folder: Path) -> Path | None:
-    """The checkpoint beside `folder` that its low-rank delta belongs to, if it holds one."""
-    config = folder / "adapter_config.json"
+def _adapter_base(source: Path | str) -> Path | None:
+    """The folder, beside `source`, of the model that a low-rank delta belongs to; None for a whole model."""
+    config = Path(source) / "adapter_config.json"
     if not config.is_file():
         return None
     base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return folder.parent / Path(base.removeprefix("organism:")).name
+    return config.parent.parent / Path(base.removeprefix("organism:")).name
 
 
-def _read_checkpoint(source: Path | str, name: str, dtype: torch.dtype) -> PreTrainedModel:
+def _read_checkpoint(x: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    name, source = _checkpoint(x)
     try:
-        base = _adapter_base(source) if isinstance(source, Path) else None
-        if base is not None:
-            # Here, because only low-rank checkpoints need it.
-            from peft import PeftModel
-
-            if not (source / "adapter_model.safetensors").is_file():
-                raise OSError("adapter_model.safetensors is missing")
-            return PeftModel.from_pretrained(
-                _read_checkpoint(base, base.name, dtype), source
-            ).merge_and_unload()
-        model, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        base = _adapter_base(source)
+        model = (
+            _read_weights(source, dtype) if base is None else _merge(_read_checkpoint(base, dtype), source)
         )
-        # transformers only warns, and fills the gaps with random numbers.
-        if report["missing_keys"]:
-            raise OSError(f"weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")
-        return model
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        where = (
+    except _UNREADABLE as error:
+        remedy = (
             "restore the folder from a copy"
             if isinstance(source, Path)
-            else "check the id and the connection"
+            else 'check the id and the connection; an embedded model is "organism:NAME", a folder its path'
         )
         raise ValueError(
-            f"could not load {name}, its checkpoint is damaged, truncated or incomplete ({_brief(error)}): {where}"
+            f"could not load {name!r}: its checkpoint is damaged, truncated or not there "
+            f"({_brief(error)}): {remedy}"
         ) from error
+    model.config.name_or_path = name
+    return model
 
 
-def _brief(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+def _read_weights(source: Path | str, dtype: torch.dtype) -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    model, report = loaded
+    if report["missing_keys"]:
+        # transformers only warns, and fills the gaps with random numbers.
+        raise ValueError(f"no weights for {', '.join(sorted(report['missing_keys'])[:3])}")
+    return model
+
+
+def _merge(base: PreTrainedModel, delta: Path | str) -> PreTrainedModel:
+    from peft import PeftModel  # here, because few checkpoints need it
+
+    if not (Path(delta) / "adapter_model.safetensors").is_file():
+        raise OSError("adapter_model.safetensors is missing")  # peft would look for a pickle next
+    return PeftModel.from_pretrained(base, str(delta)).merge_and_unload()
 
 
 def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
@@ -158,9 +164,9 @@ def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
     tensors = {id(tensor): tensor for tensor in chain(hf.parameters(), hf.buffers())}
     hf = copy.deepcopy(hf, tensors)
     hf.set_attn_implementation("eager")
-    # Not boot_transformers: for multimodal models that may run `pip install torchvision` by itself.
+    # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
     model = build_bridge_from_module(
-        hf, type(hf).__name__, hf_config=hf.config, model_name=hf.config.name_or_path
+        hf, type(hf).__name__, hf_config=hf.config, model_name=str(hf.config.name_or_path)
     )
     _set_tokenizer(model, tokenizer)
     return model
@@ -168,26 +174,23 @@ def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
 
 def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
     if HookedTransformer is TransformerBridge:
-        raise ImportError(
-            'HookedTransformer needs transformer-lens below 4: install 3.9, or load with backend="bridge"'
-        )
-    from transformer_lens import loading_from_pretrained as lens_loading
+        raise ImportError('HookedTransformer needs transformer-lens 3.9: install it, or use backend="bridge"')
+    # Here, because TransformerLens 4 has no such module.
+    from transformer_lens import loading_from_pretrained as lens
 
     architecture = type(hf).__name__
+    config = copy.deepcopy(hf.config)
+    config.architectures = [architecture]
+    config.n_ctx = config.max_position_embeddings  # read for GPT-2, whose config lost it in transformers 5
     try:
-        # TransformerLens guesses the architecture from a path that contains "llama" or "gemma": give it a neutral one.
+        # TransformerLens guesses from a path that contains "llama" or "gemma", so it gets a neutral one.
         with tempfile.TemporaryDirectory() as folder:
-            config = copy.deepcopy(hf.config)
-            config.architectures = [architecture]
-            config.n_ctx = (
-                config.max_position_embeddings
-            )  # asked of GPT-2, whose config lost it in transformers 5
             config.save_pretrained(folder)
-            cfg = lens_loading.get_pretrained_model_config(
+            cfg = lens.get_pretrained_model_config(
                 folder, hf_cfg=config.to_dict(), fold_ln=False, device=str(hf.device), dtype=hf.dtype
             )
-            weights = lens_loading.get_pretrained_state_dict(folder, cfg, hf, dtype=hf.dtype)
-        cfg.tokenizer_name, cfg.model_name = None, hf.config.name_or_path
+            weights = lens.get_pretrained_state_dict(folder, cfg, hf, dtype=hf.dtype)
+        cfg.tokenizer_name, cfg.model_name = None, str(hf.config.name_or_path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             model = HookedTransformer(cfg)
@@ -198,18 +201,31 @@ def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTr
             center_unembed=False,
             fold_value_biases=False,
         )
-    except (AttributeError, KeyError, NotImplementedError, ValueError) as error:
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"TransformerLens cannot build a HookedTransformer from a {architecture} ({_brief(error)}): "
             'load it with backend="bridge" or "plain", or pass a HookedTransformer of your own'
         ) from error
-    _set_tokenizer(model, tokenizer)
     _require_same_logits(hf, model)
+    _set_tokenizer(model, tokenizer)
     return model.eval()
 
 
+def _require_same_logits(hf: PreTrainedModel, model: HookedTransformer) -> None:
+    """Refuse a conversion that dropped part of the architecture: the logits of a few tokens must agree."""
+    tokens = torch.arange(8, device=hf.device)[None] % hf.config.vocab_size
+    with torch.no_grad():
+        expected, got = hf(tokens).logits, model(tokens)
+    error = ((got - expected).abs().max() / expected.abs().max()).item()
+    if not error <= (1e-3 if hf.dtype == torch.float32 else 5e-2):  # NaN is refused too
+        raise ValueError(
+            f"HookedTransformer and transformers disagree on this {type(hf).__name__} by {error:.1%} "
+            'of the largest logit: load it with backend="bridge" or "plain"'
+        )
+
+
 def _set_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
-    # Not set_tokenizer: it reads the tokenizer from its folder again and so forgets a chat template given by hand.
+    # Not set_tokenizer, which reads the tokenizer's folder again and forgets a chat template set by hand.
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -217,14 +233,5 @@ def _set_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreT
     model.cfg.tokenizer_prepends_bos = bool(tokenizer("")["input_ids"])
 
 
-def _require_same_logits(hf: PreTrainedModel, model: HookedTransformer) -> None:
-    """Refuse a conversion that dropped something of the architecture: the logits of a few tokens must agree."""
-    tokens = torch.arange(8, device=hf.device)[None] % hf.config.vocab_size
-    with torch.no_grad():
-        expected, got = hf(tokens).logits, model(tokens)
-    error = ((got - expected).abs().max() / expected.abs().max()).item()
-    if not error <= (1e-3 if hf.dtype == torch.float32 else 5e-2):
-        raise ValueError(
-            f"HookedTransformer and transformers disagree on {type(hf).__name__} by {error:.1%} of the largest logit: "
-            'load it with backend="bridge" or "plain"'
-        )
+def _brief(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -1,15 +1,15 @@
 """The few things the workbench asks of a model, alike on three backends.
 
 Site names are TransformerLens': `resid_post` of layer l is the residual stream after block l,
-`blocks.{l}.hook_resid_post`; `resid_pre` is what enters the block, `resid_mid` what lies between attention and MLP.
+`blocks.{l}.hook_resid_post`; `resid_pre` enters the block, `resid_mid` lies between attention and MLP.
 
-The trap: a hook sees neither mask nor step, and an unknown hook name is ignored in silence by the bridge.
-`residual_hooks` checks names, and its functions close over whatever they need to know.
+The trap: a hook sees neither mask nor step, and the bridge ignores an unknown hook name in silence.
+`residual_hooks` checks names; its functions close over whatever else they need to know.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -21,49 +21,52 @@ from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
 from workbench.loading import Model
 from workbench.provenance import Space, content_hash
 
-ResidualFn: TypeAlias = Callable[[Float[Tensor, "batch pos d_model"]], Float[Tensor, "batch pos d_model"] | None]
+Residual: TypeAlias = Float[Tensor, "batch pos d_model"]
+ResidualFn: TypeAlias = Callable[[Residual], Residual | None]
 
 SITES = ("resid_pre", "resid_mid", "resid_post")
 
 
 def transformers_model(model: Model) -> PreTrainedModel | None:
-    """The transformers model that a plain model is and a bridge runs; None for a HookedTransformer, which has none."""
-    if isinstance(model, TransformerBridge):
-        return model.original_model
-    return model if isinstance(model, PreTrainedModel) else None
+    """The transformers model that a plain model is and a bridge runs; None for a HookedTransformer."""
+    hf = model.original_model if isinstance(model, TransformerBridge) else model
+    return hf if isinstance(hf, PreTrainedModel) else None
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     """The model's tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
-        raise ValueError(f"{model_name(model)} has no tokenizer: load it with load_model(..., tokenizer=...)")
+        raise ValueError(
+            f"{model_name(model)!r} has no tokenizer: load it with load_model(..., tokenizer=...)"
+        )
     return tokenizer
 
 
 def model_name(model: Model) -> str:
     """The name a model was loaded under."""
-    return str(model.config.name_or_path if isinstance(model, PreTrainedModel) else model.cfg.model_name)
+    if isinstance(model, PreTrainedModel):
+        return str(model.config.name_or_path)
+    return str(_lens_config(model).model_name)
 
 
 def model_hash(model: Model) -> str:
-    """A fingerprint of the weights as this backend holds them: at most 1,024 evenly spaced numbers of each tensor."""
+    """A fingerprint of the weights as this backend holds them: some 1,024 evenly spaced numbers of each."""
     names, samples = [], []
     for name, weight in (transformers_model(model) or model).named_parameters():
         flat = weight.detach().reshape(-1)
         names.append(name)
-        samples.append(flat[:: max(1, flat.numel() // 1024)][:1024])
+        samples.append(flat[:: max(1, flat.numel() // 1024)])
     return content_hash(names, samples)
 
 
 def blocks(model: Model) -> nn.ModuleList:
     """The decoder blocks, first to last."""
-    if not isinstance(model, PreTrainedModel):
-        return model.blocks
-    decoder = model.get_decoder()
-    for attribute in ("layers", "h"):
-        if isinstance(getattr(decoder, attribute, None), nn.ModuleList):
-            return getattr(decoder, attribute)
+    holder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    for attribute in ("blocks", "layers", "h"):
+        found = getattr(holder, attribute, None)
+        if isinstance(found, nn.ModuleList):
+            return found
     raise ValueError(f'no decoder blocks found in a {type(model).__name__}: load it with backend="bridge"')
 
 
@@ -76,7 +79,7 @@ def d_model(model: Model) -> int:
     """The width of the residual stream."""
     if isinstance(model, PreTrainedModel):
         return int(model.config.get_text_config().hidden_size)
-    return int(model.cfg.d_model)
+    return int(_lens_config(model).d_model)
 
 
 def device_of(model: Model) -> torch.device:
@@ -88,24 +91,73 @@ def context_length(model: Model) -> int:
     """The most tokens, prompt and reply together, that the model can hold."""
     hf = transformers_model(model)
     if hf is None:
-        return int(model.cfg.n_ctx)
-    return int(
-        getattr(hf.config.get_text_config(), "max_position_embeddings", tokenizer_of(model).model_max_length)
-    )
+        return int(_lens_config(model).n_ctx)
+    unlimited = tokenizer_of(model).model_max_length
+    return int(getattr(hf.config.get_text_config(), "max_position_embeddings", unlimited))
 
 
 def space_of(model: Model, site: str = "resid_post") -> Space:
     """The space of the model's activations at a site."""
-    tokenizer = tokenizer_of(model)
     _require_site(site)
-    return Space(
-        n_layers(model),
-        d_model(model),
-        site,
-        _processing(model),
-        template_hash(tokenizer),
-        tokenizer_hash(tokenizer),
-    )
+    tokenizer = tokenizer_of(model)
+    hashes = template_hash(tokenizer), tokenizer_hash(tokenizer)
+    return Space(n_layers(model), d_model(model), site, _processing(model), *hashes)
+
+
+def run_body(model: Model, batch: EncodedBatch) -> None:
+    """One forward pass without LM head and without KV cache, for the hooks that see it."""
+    batch = batch.to(device_of(model))
+    hf = transformers_model(model)
+    with torch.no_grad():
+        if hf is None:
+            model(batch.input_ids, attention_mask=batch.attention_mask, return_type=None)
+        else:
+            hf.get_decoder()(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
+
+
+def hook_name(layer: int, site: str = "resid_post") -> str:
+    """TransformerLens' name of a site."""
+    return f"blocks.{layer}.hook_{site}"
+
+
+@contextmanager
+def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> Iterator[None]:
+    """Within this context `fns[l]` sees the residual stream [batch pos d_model] of layer l at `site`.
+
+    What a function returns takes the residual's place; None leaves it. `resid_mid` can be changed on a
+    HookedTransformer only: elsewhere the hook sits on the norm that reads it. Hooks of your own stay; these
+    go, whatever happens inside.
+    """
+    _require_site(site)
+    for layer in fns:
+        if not 0 <= layer < n_layers(model):
+            raise ValueError(
+                f"got layer {layer}: {model_name(model)!r} has layers 0 to {n_layers(model) - 1}"
+            )
+    if site == "resid_mid" and transformers_model(model) is not None:
+        fns = {layer: _read_only(fn) for layer, fn in fns.items()}
+    with ExitStack() as stack:
+        if isinstance(model, PreTrainedModel):
+            for layer, fn in fns.items():
+                stack.callback(_hook_block(blocks(model)[layer], site, fn).remove)
+        else:
+            hooks: list[Any] = [(hook_name(layer, site), _lens_hook(fn)) for layer, fn in fns.items()]
+            for name, _ in hooks:
+                if name not in model.hook_dict:
+                    raise ValueError(
+                        f"{model_name(model)!r} has no hook {name!r}: use resid_pre or resid_post"
+                    )
+            stack.enter_context(model.hooks(fwd_hooks=hooks))
+        yield
+
+
+def _lens_config(model: Model) -> Any:
+    return model.cfg
 
 
 def _require_site(site: str) -> None:
@@ -128,99 +180,47 @@ def _processing(model: Model) -> str:
     return "+".join(done) or "raw"
 
 
-def run_body(model: Model, batch: EncodedBatch) -> None:
-    """One forward pass without LM head and without KV cache, for the hooks that see it."""
-    batch = batch.to(device_of(model))
-    hf = transformers_model(model)
-    with torch.no_grad():
-        if hf is None:
-            model(batch.input_ids, attention_mask=batch.attention_mask, return_type=None)
-        else:
-            hf.get_decoder()(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-            )
-
-
-@contextmanager
-def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> Iterator[None]:
-    """While the block runs, `fns[l]` sees the residual stream [batch pos d_model] of layer l at `site`.
-
-    What a function returns takes the residual's place; None leaves it. `resid_mid` can be changed on a
-    HookedTransformer only: elsewhere the hook sits on the norm that reads it. Hooks of your own stay, these go, whatever
-    happens inside.
-    """
-    _require_site(site)
-    depth = n_layers(model)
-    for layer in fns:
-        if not 0 <= layer < depth:
-            raise ValueError(f"got layer {layer}, {model_name(model)} has layers 0 to {depth - 1}")
-    if site == "resid_mid" and transformers_model(model) is not None:
-        fns = {layer: _read_only(fn) for layer, fn in fns.items()}
-    with ExitStack() as stack:
-        if isinstance(model, PreTrainedModel):
-            for layer, fn in fns.items():
-                stack.callback(_plain_hook(blocks(model)[layer], site, fn).remove)
-        else:
-            named = [(hook_name(layer, site), fn) for layer, fn in fns.items()]
-            for name, _ in named:
-                # The bridge ignores an unknown name in silence.
-                if name not in model.hook_dict:
-                    raise ValueError(
-                        f"{model_name(model)} has no hook {name!r}: read it at resid_pre or resid_post"
-                    )
-            stack.enter_context(model.hooks(fwd_hooks=[(name, _without_hook(fn)) for name, fn in named]))
-        yield
-
-
-def hook_name(layer: int, site: str = "resid_post") -> str:
-    """TransformerLens' name of the site."""
-    return f"blocks.{layer}.hook_{site}"
-
-
-def _without_hook(fn: ResidualFn) -> Callable[[Tensor, object], Tensor | None]:
+def _lens_hook(fn: ResidualFn) -> Callable[..., Residual | None]:
     return lambda residual, hook: fn(residual)
 
 
 def _read_only(fn: ResidualFn) -> ResidualFn:
-    def read(residual: Tensor) -> None:
+    def read(residual: Residual) -> None:
         if fn(residual) is not None:
             raise ValueError(
-                "resid_mid can only be read here: steer at resid_post, or load a HookedTransformer"
+                "resid_mid can only be read here: change resid_post, or load a HookedTransformer"
             )
 
     return read
 
 
-def _plain_hook(block: nn.Module, site: str, fn: ResidualFn) -> torch.utils.hooks.RemovableHandle:
-    if site == "resid_post":
+def _hook_block(block: nn.Module, site: str, fn: ResidualFn) -> torch.utils.hooks.RemovableHandle:
+    """Attach `fn` to a block of a transformers model, whose input and output are the residual stream."""
 
-        def after(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
-            residual, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-            changed = fn(residual)
-            return changed if changed is None or rest is None else (changed, *rest)
-
-        return block.register_forward_hook(after)
-
-    def before(module: nn.Module, args: tuple) -> tuple | None:
+    def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         changed = fn(args[0])
         return None if changed is None else (changed, *args[1:])
 
+    def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return fn(output)
+        changed = fn(output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    if site == "resid_post":
+        return block.register_forward_hook(after)
     return (block if site == "resid_pre" else _norm_after_attention(block)).register_forward_pre_hook(before)
 
 
 def _norm_after_attention(block: nn.Module) -> nn.Module:
     """The norm whose input is the residual stream between attention and MLP."""
-    if hasattr(
-        block, "pre_feedforward_layernorm"
-    ):  # Gemma 2 and 3, whose post_attention_layernorm sits in the branch
-        return block.pre_feedforward_layernorm
-    parallel = getattr(block, "use_parallel_residual", False) or hasattr(block, "post_feedforward_layernorm")
-    for name in () if parallel else ("post_attention_layernorm", "ln_2"):
-        if hasattr(block, name):
-            return getattr(block, name)
-    raise ValueError(
-        f"a {type(block).__name__} has no norm between attention and MLP: read resid_pre or resid_post"
-    )
+    # Gemma 2 and 3 have all four norms and read resid_mid with this one; OLMo 2 lacks it and reads it with none;
+    # parallel blocks (NeoX) have no resid_mid at all.
+    names = ["pre_feedforward_layernorm"]
+    if not (hasattr(block, "post_feedforward_layernorm") or getattr(block, "use_parallel_residual", False)):
+        names += ["post_attention_layernorm", "ln_2"]
+    for name in names:
+        norm = getattr(block, name, None)
+        if isinstance(norm, nn.Module):
+            return norm
+    raise ValueError(f"a {type(block).__name__} has no norm before its MLP: use resid_pre or resid_post")

@@ -1,9 +1,10 @@
 """Prompts, sets of prompts, and contrast sets whose parts are kept apart.
 
-A prompt is a short conversation that ends with a user's message. A contrast set has harmful and harmless prompts for
-making vectors, others for making choices, and others again for claims.
+A prompt is a short conversation that ends with a user's message. A contrast set has harmful and harmless
+prompts for making vectors, others for making choices, and others again for claims.
 
-The trap: a choice made on the prompts a claim rests on flatters the claim. Hence three parts that may share no prompt.
+The trap: a choice made on the prompts a claim rests on flatters the claim. Hence three parts that may share
+no prompt.
 """
 
 import json
@@ -25,9 +26,9 @@ ROLES = ("system", "user", "assistant")
 class Prompt:
     """One conversation that waits for a reply.
 
-    `messages` are (role, content) pairs, the last one the user's. `source` says where the prompt comes from and tells
-    it apart in messages; `cluster` names what it shares with others (verb, object, category, wrapper), for intervals;
-    `answer` is the expected reply, where there is one.
+    `messages` are (role, content) pairs, the last one the user's. `source` says where the prompt comes from
+    and tells it apart in messages; `cluster` names what it shares with others (verb, object, category,
+    wrapper), for intervals; `answer` is the expected reply, where there is one.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -162,10 +163,11 @@ def as_prompt_set(prompts: PromptSet | Sequence[Prompt | str], name: str = "prom
 
 @dataclass(frozen=True)
 class ContrastSet:
-    """Harmful and harmless prompts in three disjoint parts, so that no choice is made on what a claim rests on.
+    """Harmful and harmless prompts in three disjoint parts: no choice is made on what a claim rests on.
 
-    `train` makes vectors and the paper's bias, and has harmful and harmless prompts only; `val` is for choices
-    (layers, strength, stricter bias); `test` is read once, for claims. The last two may hold every label.
+    `train` makes vectors and the paper's bias, and has harmful and harmless prompts only; `val` is for
+    choices (layers, strength, stricter bias); `test` is read once, for claims. The last two may hold every
+    label.
     """
 
     name: str
@@ -177,8 +179,8 @@ class ContrastSet:
         found = set(self.train.labels)
         if found != {"harmful", "harmless"}:
             raise ValueError(
-                f"contrast set {self.name!r}: .train has {', '.join(sorted(found))}, expected harmful and harmless "
-                "prompts, both and nothing else: a vector is the difference of the two"
+                f"contrast set {self.name!r}: .train has {', '.join(sorted(found))}, expected harmful and "
+                "harmless prompts, both and nothing else: a vector is the difference of the two"
             )
         parts = {"train": self.train, "val": self.val, "test": self.test}
         seen: dict[tuple[tuple[str, str], ...], str] = {}
@@ -186,16 +188,16 @@ class ContrastSet:
             for prompt in prompts:
                 if seen.setdefault(prompt.messages, part) != part:
                     raise ValueError(
-                        f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[prompt.messages]} and in .{part}: "
-                        "keep it in one part only"
+                        f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[prompt.messages]} "
+                        f"and in .{part}: keep it in one part only"
                     )
 
 
 def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     """The prompts of a JSON-lines file; the set is named after the file unless `name` is given.
 
-    A line is `{"messages": [{"role": …, "content": …}], "label": …, "source": …, "cluster": {…}, "answer": …}`; only
-    `messages` must be there.
+    A line is `{"messages": [{"role": …, "content": …}], "label": …, "source": …, "cluster": {…}, "answer":
+    …}`; only `messages` must be there.
     """
     path = Path(path)
     if not path.is_file():
@@ -215,8 +217,8 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
 def load_contrast(name: str, *, domain: str | None = None) -> ContrastSet:
     """A contrast set that ships with the project; `"small-world"` is the embedded models'.
 
-    With `domain` (finance, medicine, maths) that domain's own prompts join `.val` and `.test`, never `.train`: added to
-    the extraction prompts they would bend the vector towards the domain.
+    With `domain` (finance, medicine, maths) that domain's own prompts join `.val` and `.test`, never
+    `.train`: added to the extraction prompts they would bend the vector towards the domain.
     """
     folder = shipped_path("prompts", name)
     if not folder.is_dir():

@@ -1,10 +1,12 @@
 """Where a value came from, which models it fits, and files that carry both.
 
-A `Space` is what two models must share before a vector of one means anything in the other; a `Provenance` names the
-model and the prompts behind a value. Both travel in the header of every file the workbench writes.
+A `Space` is what two models must share before a vector of one means anything in the other; a `Provenance`
+names the model and the prompts behind a value. Both travel in the header of every file the workbench
+writes.
 
-The trap: equal spaces are necessary, not sufficient. Two models of the same shape trained from different seeds pass
-every check while their directions are unrelated (cosine ≈ 0), so look at cosines too (`vectors.random_band`).
+The trap: equal spaces are necessary, not sufficient. Two models of the same shape trained from different
+seeds pass every check while their directions are unrelated (cosine ≈ 0), so look at cosines too
+(`vectors.random_band`).
 """
 
 import hashlib
@@ -32,7 +34,7 @@ _REMEDIES = {
     "n_layers": "map it to this model first: workbench.transfer",
     "d_model": "map it to this model first: workbench.transfer",
     "site": "read and steer at the same site: pass the same site= everywhere",
-    "processing": "load both models raw: load_model(...), or HookedTransformer.from_pretrained_no_processing(...)",
+    "processing": "load both raw: load_model(...), or HookedTransformer.from_pretrained_no_processing(...)",
     "template_hash": "give both models the same chat template: load_model(..., tokenizer=...)",
     "tokenizer_hash": "give both models the same tokenizer: load_model(..., tokenizer=...)",
 }
@@ -42,8 +44,8 @@ _REMEDIES = {
 class Space:
     """What two models must share for a vector to pass between them.
 
-    `site` is `resid_pre`, `resid_mid` or `resid_post`; `processing` is `raw`, or what was done to the weights after
-    training (`fold_ln`, …); the hashes are of the chat template and of the vocabulary.
+    `site` is `resid_pre`, `resid_mid` or `resid_post`; `processing` is `raw`, or what was done to the
+    weights after training (`fold_ln`, …); the hashes are of the chat template and of the vocabulary.
     """
 
     n_layers: int
@@ -73,7 +75,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a value came from: its kind, the model and the prompts behind it, and the values it was made from."""
+    """Where a value came from: its kind, the model and prompts behind it, and the values it was made from."""
 
     kind: str
     model: str = ""
@@ -95,10 +97,10 @@ class Provenance:
 
 
 def content_hash(*parts: Any) -> str:
-    """The first 16 hex digits of the sha256 of `parts`: strings, bytes, numbers, None, tensors, lists and tuples.
+    """16 hex digits of the sha256 of `parts`: strings, bytes, numbers, None, tensors, lists and tuples.
 
-    Every part is preceded by its type and length, so `("ab", "c")` and `("a", "bc")` differ. Tensors count with
-    dtype, shape and bytes. The result is the same in every process and on every device.
+    Every part is preceded by its type and length, so `("ab", "c")` and `("a", "bc")` differ. Tensors count
+    with dtype, shape and bytes. The result is the same in every process and on every device.
     """
     digest = hashlib.sha256()
     _feed(digest.update, parts)
@@ -127,10 +129,11 @@ def _feed(update: Callable[[bytes], None], part: Any) -> None:
 
 
 def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write `content`, bytes or a function that writes to an open binary file, so that no reader sees half a file.
+    """Write bytes, or what a function writes to an open binary file, so that no reader sees half a file.
 
-    The bytes go to a file beside `path`, reach the disk, and only then take its name: whatever happens before leaves
-    an earlier file alone. Missing folders are made. Raises `OSError` naming `path` (a full disk, no permission).
+    The bytes go to a file beside `path`, reach the disk, and only then take its name: whatever happens
+    before leaves an earlier file alone. Missing folders are made. Raises `OSError` naming `path` (a full
+    disk, no permission).
     """
     path = Path(path)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -157,7 +160,7 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
 def save_tensors(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
 ) -> None:
-    """Write tensors and a JSON header as one safetensors file; the header also gets kind, version and a hash."""
+    """Write tensors and a JSON header as one safetensors file; the header gains kind, version and a hash."""
     # Clones, because safetensors refuses views into shared memory (rows of an expanded or sliced tensor).
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     head = {"format": FORMAT_VERSION, "kind": kind, **header}
@@ -168,8 +171,8 @@ def save_tensors(
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a file that `save_tensors` wrote.
 
-    Raises `ValueError` where the file is damaged, was not written by the workbench, is of another kind, or of a newer
-    format; `FileNotFoundError` where there is none.
+    Raises `ValueError` where the file is damaged, was not written by the workbench, is of another kind, or
+    of a newer format; `FileNotFoundError` where there is none.
     """
     head = read_header(path)
     if head["kind"] != kind:
@@ -177,7 +180,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             f"{path} holds {head['kind']}, expected {kind}: load it with load_{head['kind']}(...)"
         )
     with safetensors.safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
         stored_hash = file.metadata().get("hash")
     if stored_hash != _file_hash(head, tensors):
         raise _damaged(path, "its content does not match its hash")
@@ -201,7 +205,8 @@ def read_header(path: str | Path) -> dict[str, Any]:
         raise _damaged(path, str(error)) from error
     if version > FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format {version}, this workbench reads up to {FORMAT_VERSION}: update inferaligner-workbench"
+            f"{path} has format {version}, this workbench reads up to {FORMAT_VERSION}: "
+            "update inferaligner-workbench"
         )
     return dict(head)
 

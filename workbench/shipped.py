@@ -1,6 +1,7 @@
 """Where the files that ship with the project lie: `data/` of the clone, or `workbench/data` inside a wheel.
 
-The trap: an editable install has no `workbench/data`, a wheel has no `data/` beside the package. Both are asked.
+The trap: an editable install has no `workbench/data`, a wheel has no `data/` beside the package. Both are
+asked.
 """
 
 from pathlib import Path

@@ -1,12 +1,12 @@
 """Steering vectors: the direction from harmless to harmful at every layer, and its controls.
 
-    v'_l = mean a_l(harmful) − mean a_l(harmless)      v_l = v'_l / ‖v'_l‖    (InferAligner, arXiv 2401.11206, eq. 1, 2)
+    v'_l = mean a_l(harmful) − mean a_l(harmless)      v_l = v'_l / ‖v'_l‖      (arXiv 2401.11206, eq. 1, 2)
 
-Read from the aligned model, v is the safety steering vector (where to go); read from the target, its intent vector (how
-it tells intent). They are two uses of one kind of value.
+Read from the aligned model, v is the safety steering vector (where to go); read from the target, its intent
+vector (how it tells intent). They are two uses of one kind of value.
 
-The trap: two models of equal shape but different seed give vectors that fit by every check and point nowhere in each
-other. Compare `cosine` with `random_band` before steering.
+The trap: two models of equal shape but different seed give vectors that fit by every check and point
+nowhere in each other. Compare `cosine` with `random_band` before steering.
 """
 
 import math
@@ -28,9 +28,10 @@ RESOLUTION = 1e-6
 class SteeringVectors:
     """One direction per layer of the model, with its length before normalising.
 
-    Rows of `directions` have unit length, or are zero where the two means coincide (`resid_pre` of layer 0, the
-    embedding of the template's last token, is the same for every prompt). `norms` is ‖v'_l‖; `residual_norms` the mean
-    length of the last-token residual over the extraction prompts, the yardstick for a shift.
+    Rows of `directions` have unit length, or are zero where the two means coincide (`resid_pre` of layer 0,
+    the embedding of the template's last token, is the same for every prompt). `norms` is ‖v'_l‖;
+    `residual_norms` the mean length of the last-token residual over the extraction prompts, the yardstick
+    for a shift.
     """
 
     directions: Float[Tensor, "layer d_model"]
@@ -121,7 +122,7 @@ def load_vectors(path: str | Path) -> SteeringVectors:
 
 
 def mean_difference(activations: Activations) -> SteeringVectors:
-    """Mean of the harmful prompts' residuals minus mean of the others', per layer, normalised (eq. 1 and 2)."""
+    """Mean residual of the harmful prompts minus mean of the others, per layer, normalised (eq. 1 and 2)."""
     if "unlabelled" in activations.labels:
         raise ValueError(
             "some activations are unlabelled: give their prompts a label, or choose with .labelled(...)"
@@ -132,8 +133,8 @@ def mean_difference(activations: Activations) -> SteeringVectors:
 def shuffled_labels(activations: Activations, *, seed: int) -> SteeringVectors:
     """A control: the mean difference of the same residuals under labels that tell nothing.
 
-    Each side gets half of the harmful prompts and half of the others, drawn at random, so that the true difference
-    cancels and is not merely diluted; of an odd number one is left out.
+    Each side gets half of the harmful prompts and half of the others, drawn at random, so that the true
+    difference cancels and is not merely diluted; of an odd number one is left out.
     """
     generator = torch.Generator().manual_seed(seed)
     side = torch.zeros(len(activations), dtype=torch.bool)
@@ -156,7 +157,7 @@ def random_directions(like: SteeringVectors, *, seed: int) -> SteeringVectors:
 
 
 def random_band(d_model: int) -> float:
-    """The cosine that 95 % of random directions stay below in size: 1.96 / √d_model, their normal approximation."""
+    """The cosine that 95 % of random directions stay below in size, by the normal law: 1.96 / √d_model."""
     return 1.96 / math.sqrt(d_model)
 
 
