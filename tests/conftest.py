@@ -136,3 +136,18 @@ def prompts() -> PromptSet:
 @pytest.fixture
 def one_prompt() -> Prompt:
     return Prompt.user("steal a ring", label="harmful", source="one")
+
+
+@pytest.fixture(scope="session")
+def babblers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
+    """The babbling tiny Llama (see `parity.py`) on every backend."""
+    from parity import save_babbler
+
+    folder = save_babbler(tmp_path_factory.mktemp("babbler") / "babbler")
+    return {name: load_model(folder, backend=name) for name in ("hooked", "bridge", "plain")}
+
+
+@pytest.fixture(scope="session")
+def babbler(babblers: dict[str, Model], backend: str) -> Model:
+    """The babbling tiny Llama on each backend in turn."""
+    return babblers[backend]

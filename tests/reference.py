@@ -5,9 +5,9 @@
     3.  g_l  = 1 if a_l(P) . s_l + b_l > 0 else 0,     b_l = -(mean of a_l . s_l over all extraction prompts)
     4.  x_l  = x'_l + alpha * g_l * theta_l            for the layers l of L_G, at every token
 
-Nothing here batches, pads, caches or hooks, and nothing imports the library: a forward pass is a loop over the decoder
-blocks of a plain transformers model (Llama, Mistral, Qwen2, Qwen3), run on the whole text of one prompt at every step.
-It is slow, and meant to be: what it says can be read off the page.
+Nothing here batches, pads, caches or hooks, and nothing imports the library: a forward pass is a loop over the
+decoder blocks of a plain transformers model (Llama, Mistral, Qwen2, Qwen3), run on the whole text of one prompt
+at every step. It is slow, and meant to be: what it says can be read off the page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,9 +30,9 @@ def chat_ids(tokenizer, messages: Messages) -> list[int]:
 def forward(
     model, ids: Sequence[int], shifts: Mapping[int, Tensor], shifted: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Logits [pos d_vocab] and the residual [pos d_model] after every block, before that block's own shift.
+    """Logits [pos d_vocab], and the residual [pos d_model] after every block, before that block's own shift.
 
-    `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says which positions it is added to.
+    `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says to which positions.
     """
     body = model.model
     residual = body.embed_tokens(torch.tensor([list(ids)]))
@@ -61,28 +61,30 @@ def last_token_residuals(model, tokenizer, messages: Messages) -> list[Tensor]:
 
 @dataclass
 class Directions:
-    """v_l of every layer, |v'_l|, and b_l, read from one model."""
+    """What one model tells, per layer: v_l, |v'_l|, b_l, and the mean length of a_l over the extraction prompts."""
 
     unit: list[Tensor]
     length: list[float]
     bias: list[float]
+    residual_norm: list[float]
 
 
 def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Messages]) -> Directions:
     """Equations 1 and 2, and the bias of equation 3, from one model."""
     bad = [last_token_residuals(model, tokenizer, prompt) for prompt in harmful]
     good = [last_token_residuals(model, tokenizer, prompt) for prompt in harmless]
-    unit, length, bias = [], [], []
+    found = Directions([], [], [], [])
     for layer in range(len(model.model.layers)):
         mean_bad = sum(residuals[layer] for residuals in bad) / len(bad)
         mean_good = sum(residuals[layer] for residuals in good) / len(good)
         difference = mean_bad - mean_good
         direction = difference / difference.norm()
         projections = [float(residuals[layer] @ direction) for residuals in bad + good]
-        unit.append(direction)
-        length.append(float(difference.norm()))
-        bias.append(-sum(projections) / len(projections))
-    return Directions(unit, length, bias)
+        found.unit.append(direction)
+        found.length.append(float(difference.norm()))
+        found.bias.append(-sum(projections) / len(projections))
+        found.residual_norm.append(sum(float(residuals[layer].norm()) for residuals in bad + good) / len(bad + good))
+    return found
 
 
 def gate(residuals: Sequence[Tensor], intent: Directions, *, shared_layer: int | None = None) -> list[bool]:

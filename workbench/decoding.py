@@ -11,7 +11,7 @@ leave the batch.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,6 +60,7 @@ class Row:
         return self.ids, self.plan.id if self.acts and self.plan.shift.any() else None
 
 
+@runtime_checkable
 class Chooser(Protocol):
     """Picks the next token of every row, and says which of them end their reply."""
 

@@ -12,7 +12,7 @@ what was asked.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,6 +43,7 @@ class GateReading:
         return self.open.any(-1)
 
 
+@runtime_checkable
 class Gate(Protocol):
     """Whatever decides per prompt and layer."""
 
@@ -107,7 +108,7 @@ class ThresholdGate:
     def fit(
         cls, vectors: SteeringVectors, activations: Activations, *, layer: int | None = None
     ) -> "ThresholdGate":
-        """The paper's gate: the extraction prompts' mean projection is its threshold; `layer` serves all if given."""
+        """The paper's gate: its threshold is the mean projection of these prompts; `layer` serves all if given."""
         vectors.space.require(activations.space, "activations")
         bias = -project(vectors, activations).double().mean(0).float()
         provenance = Provenance(

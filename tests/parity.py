@@ -1,0 +1,165 @@
+"""Where the library is held against `reference.py`: a model worth steering, settings worth testing, and the check.
+
+The model is a tiny random Llama that babbles: its replies vary from row to row and a mild shift changes them. (With tied
+embeddings a random model repeats its last token whatever is added to it, and nothing would be tested.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import reference
+import torch
+from conftest import CONTEXT, small_tokenizer
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import workbench as wb
+from workbench.loading import Model
+
+N_LAYERS, D_MODEL = 6, 32
+
+
+def save_babbler(folder: Path) -> Path:
+    """Write the checkpoint and its tokenizer."""
+    tokenizer = small_tokenizer()
+    torch.manual_seed(5)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=D_MODEL,
+            intermediate_size=64,
+            num_hidden_layers=N_LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=False,
+        )
+    )
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight, std=1.0 if "embed" in name else 1.5 / weight.shape[-1] ** 0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A plan in words that the library and the reference both understand; `gate` is a shared layer, "each" or "open"."""
+
+    alpha: float
+    layers: tuple[int, ...]
+    gate: int | str
+    positions: str = "all"
+
+    def plan(self, model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
+        """The library's plan, everything read from `model` itself."""
+        activations = wb.last_token_activations(model, prompts)
+        vectors = wb.mean_difference(activations)
+        if self.gate == "open":
+            gate = wb.AlwaysOpen()
+        else:
+            gate = wb.ThresholdGate.fit(vectors, activations, layer=None if self.gate == "each" else self.gate)
+        return wb.SteeringPlan(
+            vectors,
+            gate=gate,
+            layers=self.layers,
+            alpha=self.alpha,
+            scale="residual",
+            positions=self.positions,
+        )
+
+
+SETTINGS: dict[str, tuple[Setting | None, ...]] = {
+    # one setting for all eight rows
+    "read in the prefill": (Setting(0.15, (1, 2, 4), gate=1),) * 8,
+    "read per layer": (Setting(0.15, (1, 2, 4), gate="each"),) * 8,
+    "read above the shift": (Setting(0.2, (2, 3), gate=4),) * 8,
+    "prompt only": (Setting(0.2, (0, 3), gate=0, positions="prompt"),) * 8,
+    "reply only": (Setting(0.2, (1, 3), gate=0, positions="reply"),) * 8,
+    # every row its own; the first and last layer, both signs, no plan
+    "a plan per row": (
+        Setting(0.05, (1,), gate=0),
+        Setting(0.2, (0, 1, 2, 3, 4, 5), gate=1),
+        None,
+        Setting(-0.1, (3, 4), gate="each", positions="prompt"),
+        Setting(0.2, (5,), gate="open", positions="reply"),
+        Setting(0.1, (2, 3), gate=5),
+        Setting(0.2, (1, 2), gate=2),
+        Setting(0.15, (0, 4), gate="open"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reference's word on one row: the reply, the logits before each of its tokens, the gate at every layer."""
+
+    tokens: tuple[int, ...]
+    logits: Tensor
+    gate_open: tuple[bool, ...] | None
+
+
+N_TOKENS = 10
+
+
+@cache
+def _directions(model: PreTrainedModel, prompts: wb.PromptSet) -> reference.Directions:
+    harmful = [prompt.messages for prompt in prompts if prompt.harmful]
+    harmless = [prompt.messages for prompt in prompts if not prompt.harmful]
+    return reference.extract(model, model.tokenizer, harmful, harmless)
+
+
+@cache
+def expected(model: PreTrainedModel, prompts: wb.PromptSet, prompt: wb.Prompt, setting: Setting | None) -> Expected:
+    """What the reference makes of `prompt`; vectors and gate come from all of `prompts`."""
+    ids = reference.chat_ids(model.tokenizer, prompt.messages)
+    shifts, positions, gate_open = {}, "all", None
+    if setting is not None:
+        found = _directions(model, prompts)
+        residuals = reference.last_token_residuals(model, model.tokenizer, prompt.messages)
+        shared = setting.gate if isinstance(setting.gate, int) else None
+        open_at = reference.gate(residuals, found, shared_layer=shared)
+        gate_open = (True,) * N_LAYERS if setting.gate == "open" else tuple(open_at)
+        positions = setting.positions
+        shifts = {
+            layer: setting.alpha * found.residual_norm[layer] * found.unit[layer]
+            for layer in setting.layers
+            if gate_open[layer]
+        }
+    tokens = reference.greedy(model, ids, shifts, positions, N_TOKENS, model.tokenizer.eos_token_id)
+    return Expected(tuple(tokens), reference.step_logits(model, ids, tokens, shifts, positions), gate_open)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the library is from the reference."""
+
+    logit_error: float
+    same_tokens: bool
+    same_gates: bool
+
+    @property
+    def holds(self) -> bool:
+        """The promise: logits within 1e-4 at every step, the same tokens, the same decisions."""
+        return self.logit_error <= 1e-4 and self.same_tokens and self.same_gates
+
+
+def parity(
+    model: Model, plain: PreTrainedModel, prompts: wb.PromptSet, settings: Sequence[Setting | None]
+) -> Parity:
+    """Hold `model`, on any backend, against the reference on `plain`, row by row and step by step."""
+    rows = [expected(plain, prompts, *row) for row in zip(prompts, settings, strict=True)]
+    plans = {setting: setting.plan(model, prompts) for setting in settings if setting is not None}
+    own = [setting and plans[setting] for setting in settings]
+    logits = wb.teacher_forced_logits(model, prompts, [row.tokens for row in rows], own)
+    completions = wb.generate(model, prompts, own, max_new_tokens=N_TOKENS)
+    return Parity(
+        max(float((got - row.logits).abs().max()) for got, row in zip(logits, rows, strict=True)),
+        all(got.tokens == row.tokens for got, row in zip(completions, rows, strict=True)),
+        all(got.gate_open == row.gate_open for got, row in zip(completions, rows, strict=True)),
+    )
