@@ -1,0 +1,43 @@
+# Everything from a machine that has Python and make. Every target sets up .venv first; that happens once,
+# and again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint organisms benchmarks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), expected Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## the main job in under three minutes; FULL=1 runs every test prompt
+	$(BIN)/workbench demo $(if $(filter-out 0,$(FULL)),--full)
+
+test: $(STAMP)  ## all tests; ARGS="-m 'not slow'" or ARGS=tests/test_gates.py runs some
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+organisms: $(STAMP)  ## retrain the embedded models from scratch (up to half an hour on two cores)
+	$(BIN)/workbench organisms train
+
+benchmarks: $(STAMP)  ## what reading and steering cost beside the bare model, side by side in one run
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/generation.py
+
+clean:  ## remove the environment and every cache; data and figures stay
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
