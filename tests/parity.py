@@ -47,6 +47,11 @@ def save_babbler(folder: Path) -> Path:
     return folder
 
 
+def extraction(prompts: wb.PromptSet) -> wb.PromptSet:
+    """Every other prompt: the others were not fitted, so that some of them lie close to a gate's threshold."""
+    return wb.PromptSet("extraction", prompts.prompts[::2])
+
+
 @dataclass(frozen=True)
 class Setting:
     """A plan in words that the library and the reference both understand; `gate` is a shared layer, "each" or "open"."""
@@ -58,7 +63,7 @@ class Setting:
 
     def plan(self, model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
         """The library's plan, everything read from `model` itself."""
-        activations = wb.last_token_activations(model, prompts)
+        activations = wb.last_token_activations(model, extraction(prompts))
         vectors = wb.mean_difference(activations)
         if self.gate == "open":
             gate = wb.AlwaysOpen()
@@ -78,7 +83,7 @@ SETTINGS: dict[str, tuple[Setting | None, ...]] = {
     # one setting for all eight rows
     "read in the prefill": (Setting(0.15, (1, 2, 4), gate=1),) * 8,
     "read per layer": (Setting(0.15, (1, 2, 4), gate="each"),) * 8,
-    "read above the shift": (Setting(0.2, (2, 3), gate=4),) * 8,
+    "read above the shift": (Setting(0.2, (2, 3), gate=5),) * 8,
     "prompt only": (Setting(0.2, (0, 3), gate=0, positions="prompt"),) * 8,
     "reply only": (Setting(0.2, (1, 3), gate=0, positions="reply"),) * 8,
     # every row its own; the first and last layer, both signs, no plan
@@ -109,14 +114,14 @@ N_TOKENS = 10
 
 @cache
 def _directions(model: PreTrainedModel, prompts: wb.PromptSet) -> reference.Directions:
-    harmful = [prompt.messages for prompt in prompts if prompt.harmful]
-    harmless = [prompt.messages for prompt in prompts if not prompt.harmful]
+    harmful = [prompt.messages for prompt in extraction(prompts) if prompt.harmful]
+    harmless = [prompt.messages for prompt in extraction(prompts) if not prompt.harmful]
     return reference.extract(model, model.tokenizer, harmful, harmless)
 
 
 @cache
 def expected(model: PreTrainedModel, prompts: wb.PromptSet, prompt: wb.Prompt, setting: Setting | None) -> Expected:
-    """What the reference makes of `prompt`; vectors and gate come from all of `prompts`."""
+    """What the reference makes of `prompt`; vectors and gate come from half of `prompts`."""
     ids = reference.chat_ids(model.tokenizer, prompt.messages)
     shifts, positions, gate_open = {}, "all", None
     if setting is not None:

@@ -1,0 +1,132 @@
+"""Plausible mistakes must not pass: each one is planted in the library, and the parity check has to notice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from parity import SETTINGS, parity
+from torch import Tensor
+
+import workbench as wb
+from workbench import decoding, generation
+from workbench.loading import Model
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
+
+
+def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    MUTANTS[plant.__name__.replace("_", " ")] = plant
+    return plant
+
+
+def change_shift(patch: pytest.MonkeyPatch, change: Callable[[wb.Shift], wb.Shift]) -> None:
+    patch.setattr(decoding, "compile_shift", lambda *given: change(wb.compile_shift(*given)))
+
+
+def move_hooks(patch: pytest.MonkeyPatch, by: int) -> None:
+    attach = decoding.residual_hooks
+    patch.setattr(
+        decoding,
+        "residual_hooks",
+        lambda model, site, fns: attach(model, site, {(layer + by) % 6: fn for layer, fn in fns.items()}),
+    )
+
+
+@mutant
+def no_shift_in_decode_steps(patch: pytest.MonkeyPatch) -> None:
+    change_shift(patch, lambda shift: replace(shift, on_reply=torch.zeros_like(shift.on_reply)))
+
+
+@mutant
+def no_shift_in_the_prompt(patch: pytest.MonkeyPatch) -> None:
+    change_shift(patch, lambda shift: replace(shift, on_prompt=torch.zeros_like(shift.on_prompt)))
+
+
+@mutant
+def only_row_0_is_shifted(patch: pytest.MonkeyPatch) -> None:
+    def first_only(shift: wb.Shift) -> wb.Shift:
+        return replace(shift, values=torch.cat([shift.values[:1], torch.zeros_like(shift.values[1:])]))
+
+    change_shift(patch, first_only)
+
+
+@mutant
+def row_0_decides_for_all(patch: pytest.MonkeyPatch) -> None:
+    decide = decoding.decide
+
+    def first_decides(*given: object) -> Tensor:
+        opened = decide(*given)
+        return opened[:1].expand_as(opened)
+
+    patch.setattr(decoding, "decide", first_decides)
+
+
+@mutant
+def one_layer_up(patch: pytest.MonkeyPatch) -> None:
+    move_hooks(patch, 1)
+
+
+@mutant
+def one_layer_down(patch: pytest.MonkeyPatch) -> None:
+    move_hooks(patch, -1)
+
+
+@mutant
+def wrong_sign(patch: pytest.MonkeyPatch) -> None:
+    change_shift(patch, lambda shift: replace(shift, values=-shift.values))
+
+
+@mutant
+def missing_attention_mask(patch: pytest.MonkeyPatch) -> None:
+    pad_left = decoding.pad_left
+
+    def unmasked(*given: object) -> decoding.EncodedBatch:
+        batch = pad_left(*given)
+        return replace(batch, attention_mask=torch.ones_like(batch.attention_mask))
+
+    patch.setattr(decoding, "pad_left", unmasked)
+
+
+@mutant
+def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
+    """In the prefill: the residual already holds the shift. In the clean pass: it is not clean."""
+    decide, read = decoding.decide, generation.last_token_activations
+
+    def decide_late(model: Model, rows: list[decoding.Row], residuals: dict[int, Tensor]) -> Tensor:
+        shift = wb.compile_shift([row.plan for row in rows], torch.ones(len(rows), 6, dtype=torch.bool))
+        column = {layer: i for i, layer in enumerate(shift.layers)}
+        late = {
+            layer: residual + shift.values[:, column[layer]] if layer in column else residual
+            for layer, residual in residuals.items()
+        }
+        return decide(model, rows, late)
+
+    def read_late(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
+        activations = read(model, prompts, site=site, batch_size=batch_size)
+        shift = 0.15 * wb.mean_difference(activations).residual_norms[:, None]
+        return replace(activations, values=activations.values + shift * wb.mean_difference(activations).directions)
+
+    patch.setattr(decoding, "decide", decide_late)
+    patch.setattr(generation, "last_token_activations", read_late)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_parity_notices(
+    name: str,
+    babbler: Model,
+    babblers: dict[str, Model],
+    prompts: wb.PromptSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`test_parity` shows that the check holds without the mutant."""
+    MUTANTS[name](monkeypatch)
+    assert not parity(babbler, babblers["plain"], prompts, SETTINGS["read in the prefill"]).holds
+
+
+def test_parity_notices_an_unclean_pass(
+    babbler: Model, babblers: dict[str, Model], prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MUTANTS["gate read after the shift"](monkeypatch)
+    result = parity(babbler, babblers["plain"], prompts, SETTINGS["read above the shift"])
+    assert not result.same_gates
