@@ -68,7 +68,9 @@ class Setting:
         if self.gate == "open":
             gate = wb.AlwaysOpen()
         else:
-            gate = wb.ThresholdGate.fit(vectors, activations, layer=None if self.gate == "each" else self.gate)
+            gate = wb.ThresholdGate.fit(
+                vectors, activations, layer=None if self.gate == "each" else self.gate
+            )
         return wb.SteeringPlan(
             vectors,
             gate=gate,
@@ -120,7 +122,9 @@ def _directions(model: PreTrainedModel, prompts: wb.PromptSet) -> reference.Dire
 
 
 @cache
-def expected(model: PreTrainedModel, prompts: wb.PromptSet, prompt: wb.Prompt, setting: Setting | None) -> Expected:
+def expected(
+    model: PreTrainedModel, prompts: wb.PromptSet, prompt: wb.Prompt, setting: Setting | None
+) -> Expected:
     """What the reference makes of `prompt`; vectors and gate come from half of `prompts`."""
     ids = reference.chat_ids(model.tokenizer, prompt.messages)
     shifts, positions, gate_open = {}, "all", None

@@ -83,7 +83,9 @@ def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Me
         found.unit.append(direction)
         found.length.append(float(difference.norm()))
         found.bias.append(-sum(projections) / len(projections))
-        found.residual_norm.append(sum(float(residuals[layer].norm()) for residuals in bad + good) / len(bad + good))
+        found.residual_norm.append(
+            sum(float(residuals[layer].norm()) for residuals in bad + good) / len(bad + good)
+        )
     return found
 
 

@@ -105,7 +105,9 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
     def read_late(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
         activations = read(model, prompts, site=site, batch_size=batch_size)
         shift = 0.15 * wb.mean_difference(activations).residual_norms[:, None]
-        return replace(activations, values=activations.values + shift * wb.mean_difference(activations).directions)
+        return replace(
+            activations, values=activations.values + shift * wb.mean_difference(activations).directions
+        )
 
     patch.setattr(decoding, "decide", decide_late)
     patch.setattr(generation, "last_token_activations", read_late)

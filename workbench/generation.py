@@ -85,7 +85,8 @@ def generate(
             f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}: expected 1 or more of each"
         )
     rows = _rows(model, prompts, plans, reading, max_new_tokens, batch_size)
-    stop = torch.tensor(_stop_ids(model) if stop_ids is None else list(stop_ids), device=device_of(model))
+    listed = _stop_ids(model) if stop_ids is None else list(stop_ids)
+    stop = torch.tensor(listed, dtype=torch.long, device=device_of(model))
     # By length, because prompts of one length need no padding.
     queue = sorted({row.key: row for row in rows if not row.refuses}.values(), key=lambda row: len(row.ids))
     replies: dict[object, _Reply] = {}

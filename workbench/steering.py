@@ -54,7 +54,7 @@ class SteeringPlan:
     _: KW_ONLY
     gate: Gate
     layers: Sequence[int]
-    alpha: float
+    alpha: float | int
     scale: Scale = "raw"
     positions: Positions = "all"
     refusal: str | None = None
@@ -66,7 +66,7 @@ class SteeringPlan:
         outside = [layer for layer in layers if not 0 <= layer < depth]
         if outside or not layers:
             raise ValueError(
-                f"got layers {list(layers)}, the vectors have layers 0 to {depth - 1}: "
+                f"got {f'layers {outside}' if outside else 'no layers'}, the vectors' model has layers 0 to {depth - 1}: "
                 "choose one or more of these (select_layers does)"
             )
         if not math.isfinite(self.alpha):
@@ -102,7 +102,7 @@ class SteeringPlan:
         """alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
         return self.strengths[:, None] * self.vectors.directions[list(self.layers)]
 
-    def with_alpha(self, alpha: float) -> "SteeringPlan":
+    def with_alpha(self, alpha: float | int) -> "SteeringPlan":
         """The same plan at another strength."""
         return replace(self, alpha=alpha)
 

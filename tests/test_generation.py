@@ -1,0 +1,217 @@
+"""Rows in, completions out: what is computed once, what is refused, what a completion tells."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from parity import N_LAYERS, Setting
+
+import workbench as wb
+from workbench import decoding, generation
+from workbench.loading import Model
+from workbench.prompts import Prompt
+
+GATED = Setting(0.15, (1, 2, 4), gate=1)
+REFUSAL = "no i cannot help with that"
+
+
+@pytest.fixture(scope="module")
+def model(babblers: dict[str, Model]) -> Model:
+    return babblers["plain"]
+
+
+@pytest.fixture(scope="module")
+def plan(model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
+    return GATED.plan(model, prompts)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
+    """The number of rows in every clean pass and in every decoded batch."""
+    done: dict[str, list[int]] = {"read": [], "decoded": []}
+    read, decode = generation.last_token_activations, generation.decode
+
+    def reading(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
+        done["read"].append(len(prompts))
+        return read(model, prompts, site=site, batch_size=batch_size)
+
+    def decoding_(model: Model, rows: list[decoding.Row], *rest: object) -> torch.Tensor:
+        done["decoded"].append(len(rows))
+        return decode(model, rows, *rest)
+
+    monkeypatch.setattr(generation, "last_token_activations", reading)
+    monkeypatch.setattr(generation, "decode", decoding_)
+    return done
+
+
+def test_completion_tells_what_was_done(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> None:
+    steered, bare = wb.generate(model, prompts, [plan, None] * 4, max_new_tokens=6)[:2]
+    assert steered.prompt == prompts[0] and bare.prompt == prompts[1]
+    assert steered.plan_id == plan.id and steered.gate_open == (True,) * N_LAYERS
+    assert bare.plan_id is None and bare.gate_open is None
+    assert steered.text == model.tokenizer.decode(steered.tokens, skip_special_tokens=True)
+    assert len(steered.tokens) == 6 and not steered.finished
+
+
+def test_stop_token_ends_a_reply(model: Model, prompts: wb.PromptSet) -> None:
+    whole = wb.generate(model, prompts, max_new_tokens=6, stop_ids=[])[0]
+    short = wb.generate(model, prompts, max_new_tokens=6, stop_ids=[whole.tokens[3]])[0]
+    assert short.tokens == whole.tokens[:4] and short.finished and not whole.finished
+
+
+def test_texts_and_sets_are_the_same_prompts(model: Model, prompts: wb.PromptSet) -> None:
+    texts = wb.generate(model, [prompt.text for prompt in prompts], max_new_tokens=3)
+    assert [reply.tokens for reply in texts] == [
+        reply.tokens for reply in wb.generate(model, prompts, max_new_tokens=3)
+    ]
+
+
+def test_deciding_costs_no_second_pass_where_the_hook_can_read_first(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, work: dict[str, list[int]]
+) -> None:
+    wb.generate(model, prompts, plan, max_new_tokens=2)
+    assert work == {"read": [], "decoded": [8]}
+
+
+@pytest.mark.parametrize("gate", ["each", 2])
+def test_a_gate_above_the_first_steered_layer_takes_one_clean_pass(
+    model: Model, prompts: wb.PromptSet, work: dict[str, list[int]], gate: int | str
+) -> None:
+    wb.generate(model, prompts, Setting(0.1, (1, 2), gate=gate).plan(model, prompts), max_new_tokens=2)
+    assert work == {"read": [8], "decoded": [8]}
+
+
+def test_settings_as_rows_share_what_no_shift_reaches(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, work: dict[str, list[int]]
+) -> None:
+    settings = [None, plan, plan.with_alpha(0.0), plan.with_alpha(0.1), plan.with_layers([2]), plan]
+    rows = [prompt for _ in settings for prompt in prompts]
+    completions = wb.generate(model, rows, [plan for plan in settings for _ in prompts], max_new_tokens=4)
+    n_open = sum(completion.gate_open[1] for completion in completions[8:16])
+    # One clean pass; one row per prompt without a shift, and three settings for each prompt with an open gate.
+    assert work["read"] == [8]
+    assert sum(work["decoded"]) == 8 + 3 * n_open
+    one_by_one = [
+        completion
+        for setting in settings
+        for completion in wb.generate(model, prompts, setting, max_new_tokens=4)
+    ]
+    for together, alone in zip(completions, one_by_one, strict=True):
+        assert (together.tokens, together.plan_id, together.gate_open) == (
+            alone.tokens,
+            alone.plan_id,
+            alone.gate_open,
+        )
+
+
+def test_preset_refusal_answers_where_the_gate_is_open(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, work: dict[str, list[int]]
+) -> None:
+    unsteered = wb.generate(model, prompts, max_new_tokens=4)
+    work["decoded"].clear()
+    completions = wb.generate(model, prompts, replace(plan, refusal=REFUSAL), max_new_tokens=4)
+    n_open = 0
+    for completion, bare in zip(completions, unsteered, strict=True):
+        if completion.gate_open[1]:
+            n_open += 1
+            assert completion.text == REFUSAL and completion.finished
+            assert completion.tokens == tuple(model.tokenizer(REFUSAL)["input_ids"])
+        else:
+            assert completion.tokens == bare.tokens
+    assert 2 <= n_open <= 6
+    assert work["decoded"] == [8 - n_open]
+
+
+def test_a_reading_at_hand_is_used(babbler: Model, prompts: wb.PromptSet, work: dict[str, list[int]]) -> None:
+    plan = Setting(0.15, (1, 2, 4), gate="each").plan(babbler, prompts)
+    reading = plan.read(babbler, prompts)
+    with_it = wb.generate(babbler, prompts, plan, reading=reading, max_new_tokens=4)
+    assert work["read"] == []
+    assert with_it == wb.generate(babbler, prompts, plan, max_new_tokens=4)
+    shut = replace(reading, open=torch.zeros_like(reading.open))
+    closed = wb.generate(babbler, prompts, plan, reading=shut, max_new_tokens=4)
+    bare = wb.generate(babbler, prompts, max_new_tokens=4)
+    assert [reply.tokens for reply in closed] == [reply.tokens for reply in bare]
+
+
+def test_a_reading_of_another_batch_is_refused(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet
+) -> None:
+    reading = plan.read(model, prompts)
+    backwards = wb.PromptSet("backwards", prompts.prompts[::-1])
+    for other in (backwards, wb.PromptSet("fewer", prompts.prompts[:3])):
+        with pytest.raises(
+            ValueError, match=r"the reading was made for 8 prompts .*: read the gate for this batch"
+        ):
+            wb.generate(model, other, plan, reading=reading, max_new_tokens=4)
+
+
+def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> None:
+    with pytest.raises(ValueError, match="got 2 plans for 8 prompts: pass one plan, or one"):
+        wb.generate(model, prompts, [plan, None], max_new_tokens=4)
+    with pytest.raises(ValueError, match="prompt set 'prompts' is empty"):
+        wb.generate(model, [], plan)
+    long = Prompt.user("steal a ring " * 30, source="long one")
+    with pytest.raises(ValueError, match=r"prompt 'long one' has \d+ tokens and 4 are kept for the reply"):
+        wb.generate(model, [long], plan, max_new_tokens=4)
+    with pytest.raises(ValueError, match="got max_new_tokens=0, batch_size=64: expected 1 or more of each"):
+        wb.generate(model, prompts, max_new_tokens=0)
+    with pytest.raises(ValueError, match="got 1 replies for 8 prompts: pass one reply per prompt"):
+        wb.teacher_forced_logits(model, prompts, [[1, 2]])
+
+
+def test_near_ties_are_counted() -> None:
+    greedy = decoding.Greedy(2, 3, torch.tensor([9]))
+    logits = torch.zeros(2, 10)
+    logits[0, 4], logits[0, 5] = 1.0, 1.0 + 5e-5
+    logits[1, 9] = 1.0
+    for step in range(3):
+        greedy.choose(logits, torch.tensor([0, 1]), step)
+    # Row 1 stops at once; what it would have said after that does not count.
+    assert greedy.reply(0) == ((5, 5, 5), False, 3)
+    assert greedy.reply(1) == ((9,), True, 0)
+
+
+def test_generation_config_s_stop_tokens_count(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [7, model.tokenizer.eos_token_id])
+    assert generation._stop_ids(model) == sorted({7, model.tokenizer.eos_token_id})
+
+
+def test_steered_by_hand(babbler: Model, prompts: wb.PromptSet) -> None:
+    plan = GATED.plan(babbler, prompts)
+
+    def last_logits(run: wb.SteeredRun) -> torch.Tensor:
+        with torch.no_grad():
+            output = babbler(run.batch.input_ids, attention_mask=run.batch.attention_mask)
+        return getattr(output, "logits", output)[:, -1]
+
+    expected = wb.generate(babbler, prompts, plan, max_new_tokens=5)
+    forced = torch.cat(wb.teacher_forced_logits(babbler, prompts, [[0]] * len(prompts), plan))
+    with wb.steered(babbler, plan, prompts) as run:
+        assert run.reading.open[:, 1].tolist() == [completion.gate_open[1] for completion in expected]
+        inside = last_logits(run)
+        assert run.generate(max_new_tokens=5) == expected
+        assert torch.equal(last_logits(run), inside)
+    # plain models are given no position_ids here, which only rotary models like this one forgive
+    assert torch.allclose(inside, forced, atol=1e-4)
+    assert not torch.allclose(last_logits(run), inside, atol=1e-2)
+    with pytest.raises(ValueError, match="this shift was made for a batch of 8 rows and met one of 1"):
+        with wb.steered(babbler, plan, prompts):
+            babbler(torch.tensor([[0, 7, 8]]))
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "neox", "gpt2"])
+def test_other_architectures_do_not_mind_padding(
+    architecture: str, checkpoints: dict[str, object], prompts: wb.PromptSet
+) -> None:
+    """GPT-2 has learned positions and NeoX a parallel block: padding must not move either."""
+    model = wb.load_model(checkpoints[architecture], backend="plain")
+    activations = wb.last_token_activations(model, prompts)
+    vectors = wb.mean_difference(activations)
+    gate = wb.ThresholdGate.fit(vectors, activations, layer=0)
+    plan = wb.SteeringPlan(vectors, gate=gate, layers=(0, 2), alpha=0.2, scale="residual")
+    replies = [[5, 6, 7, 8]] * len(prompts)
+    together = wb.teacher_forced_logits(model, prompts, replies, plan)
+    for prompt, logits in zip(prompts, together, strict=True):
+        alone = wb.teacher_forced_logits(model, [prompt], [[5, 6, 7, 8]], plan)
+        assert torch.allclose(alone[0], logits, atol=1e-4)

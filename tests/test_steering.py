@@ -1,0 +1,178 @@
+"""Plans and shifts: what they hold, what they refuse, and that `run_with_hooks` obeys them."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from parity import N_LAYERS, Setting
+
+import workbench as wb
+from workbench.chat import encode
+from workbench.loading import Model
+from workbench.provenance import SpaceMismatch
+
+
+@pytest.fixture(scope="module")
+def plan(babblers: dict[str, Model], prompts: wb.PromptSet) -> wb.SteeringPlan:
+    return Setting(0.2, (1, 3, 4), gate=1).plan(babblers["plain"], prompts)
+
+
+@pytest.mark.parametrize(
+    ("scale", "unit"),
+    [
+        ("raw", lambda vectors: torch.ones(N_LAYERS)),
+        ("residual", lambda vectors: vectors.residual_norms),
+        ("gap", lambda vectors: vectors.norms),
+    ],
+)
+def test_strength_is_alpha_in_units_of_the_scale(plan: wb.SteeringPlan, scale: str, unit) -> None:
+    scaled = replace(plan, scale=scale, alpha=-0.5)
+    expected = 0.5 * unit(plan.vectors)[[1, 3, 4]]
+    assert torch.allclose(scaled.shift.norm(dim=-1), expected)
+    assert torch.allclose((scaled.shift * plan.vectors.directions[[1, 3, 4]]).sum(-1), -expected)
+
+
+def test_layers_are_sorted_and_told_once(plan: wb.SteeringPlan) -> None:
+    assert plan.with_layers([4, 1, 3, 1]).layers == (1, 3, 4)
+    assert plan.with_layers([4, 1, 3, 1]).id == plan.id
+
+
+def test_id_tells_plans_apart_by_what_they_do(plan: wb.SteeringPlan) -> None:
+    others = [
+        plan.with_alpha(0.3),
+        plan.with_layers([1, 3]),
+        plan.with_gate(wb.AlwaysOpen()),
+        replace(plan, positions="reply"),
+        replace(plan, scale="gap"),
+        replace(plan, refusal="I cannot help with that."),
+        replace(plan, vectors=wb.random_directions(plan.vectors, seed=0)),
+    ]
+    assert len({plan.id, *(other.id for other in others)}) == len(others) + 1
+    assert replace(plan).id == plan.id
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
+def test_alpha_must_be_finite(plan: wb.SteeringPlan, alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"got alpha=-?(nan|inf), expected a finite number: alpha=0 leaves"):
+        plan.with_alpha(alpha)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shown"), [((5, 6), r"layers \[6\]"), ((-1, 2), r"layers \[-1\]"), ((), "no layers")]
+)
+def test_layers_must_be_the_vectors_own(plan: wb.SteeringPlan, layers: tuple[int, ...], shown: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"got {shown}, the vectors' model has layers 0 to 5: choose one or more of these"
+    ):
+        plan.with_layers(layers)
+
+
+@pytest.mark.parametrize(("name", "options"), [("scale", "raw"), ("positions", "all")])
+def test_unknown_scale_and_positions(plan: wb.SteeringPlan, name: str, options: str) -> None:
+    broken = copy.copy(plan)
+    # Not through replace(): there the tests' type checker is first to say no.
+    object.__setattr__(broken, name, "else")
+    with pytest.raises(ValueError, match=f"got {name}='else', expected one of '{options}', "):
+        broken.__post_init__()
+
+
+def test_compile_puts_every_row_s_own_shift_in_its_place(plan: wb.SteeringPlan) -> None:
+    low, preset = replace(plan, layers=(0, 3), positions="prompt"), replace(plan, refusal="No.")
+    opened = torch.tensor(
+        [[True] * 6, [False] * 6, [False, True, True, True, False, True], [True] * 6, [True] * 6]
+    )
+    shift = wb.compile_shift([plan, plan, low, None, preset], opened)
+    assert shift.layers == (0, 1, 3, 4)
+    assert torch.equal(shift.values[0], torch.cat([torch.zeros(1, 32), plan.shift]))
+    assert torch.equal(shift.values[2, 2], low.shift[1])
+    assert shift.values[2, [0, 1, 3]].eq(0).all()
+    assert shift.any_open.tolist() == [True, False, True, False, False]
+    assert shift.on_prompt.tolist() == [True, True, True, False, False]
+    assert shift.on_reply.tolist() == [True, True, False, False, False]
+
+
+def test_one_plan_serves_all_rows(plan: wb.SteeringPlan) -> None:
+    opened = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(wb.compile_shift(plan, opened).values, wb.compile_shift([plan] * 3, opened).values)
+
+
+def test_adders_leave_out_what_does_not_move(plan: wb.SteeringPlan) -> None:
+    opened = torch.zeros(2, 6, dtype=torch.bool)
+    opened[1, 3] = True
+    shift = wb.compile_shift(plan, opened)
+    residual = torch.randn(2, 5, 32)
+    only = torch.zeros(2, 5, dtype=torch.bool)
+    only[:, 2] = True
+    assert list(shift.adders(only)) == [3]
+    moved = shift.adders(only)[3](residual) - residual
+    assert moved[0].eq(0).all() and moved[1, [0, 1, 3, 4]].eq(0).all()
+    assert torch.allclose(moved[1, 2], plan.shift[1], atol=1e-5)
+    assert not shift.adders(torch.zeros(2, 1, dtype=torch.bool))
+
+
+def test_number_of_plans_and_sites_must_fit(plan: wb.SteeringPlan) -> None:
+    opened = torch.ones(3, 6, dtype=torch.bool)
+    with pytest.raises(
+        ValueError, match="got 2 plans for a reading of 3 prompts: pass one plan, or one per row"
+    ):
+        wb.compile_shift([plan, plan], opened)
+    vectors = replace(plan.vectors, space=replace(plan.vectors.space, site="resid_pre"))
+    with pytest.raises(ValueError, match="resid_post and resid_pre in one batch: run one batch per site"):
+        wb.compile_shift([plan, replace(plan, vectors=vectors), plan], opened)
+
+
+@pytest.mark.parametrize("name", ["hooked", "bridge"])
+@pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
+def test_fwd_hooks_steer_run_with_hooks(
+    name: str, site: str, babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    model = babblers[name]
+    activations = wb.last_token_activations(model, prompts, site=site)
+    vectors = wb.mean_difference(activations)
+    gate = wb.ThresholdGate.fit(vectors, activations)
+    plan = wb.SteeringPlan(vectors, gate=gate, layers=(1, 3), alpha=0.2, scale="residual")
+    reading = plan.read(model, prompts)
+    batch = encode(model.tokenizer, prompts)
+    logits = model.run_with_hooks(
+        batch.input_ids, attention_mask=batch.attention_mask, fwd_hooks=plan.fwd_hooks(reading)
+    )
+    forced = wb.teacher_forced_logits(model, prompts, [[0]] * len(prompts), plan)
+    assert torch.allclose(logits[:, -1], torch.cat(forced), atol=1e-5)
+    assert not torch.allclose(
+        logits[:, -1], model(batch.input_ids, attention_mask=batch.attention_mask)[:, -1], atol=1e-2
+    )
+
+
+def test_hooks_refuse_another_batch(
+    plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    model = babblers["hooked"]
+    hooks = plan.fwd_hooks(plan.read(model, prompts))
+    with pytest.raises(
+        ValueError, match="made for a batch of 8 rows and met one of 1: read the gate for the batch"
+    ):
+        model.run_with_hooks(torch.tensor([[0, 7, 8]]), fwd_hooks=hooks)
+
+
+def test_hooks_by_hand_cannot_tell_prompt_from_reply(
+    plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    partial = replace(plan, positions="prompt")
+    with pytest.raises(ValueError, match=r"a hook cannot tell them apart: steer with generate\(...\)"):
+        partial.fwd_hooks(partial.read(babblers["plain"], prompts))
+
+
+def test_a_plan_of_another_space_is_refused(
+    plan: wb.SteeringPlan, llamas: dict[str, Model], babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    with pytest.raises(
+        SpaceMismatch, match=r"the plan's vectors: made with n_layers=6, used with n_layers=4: map it"
+    ):
+        plan.read(llamas["plain"], prompts)
+    with pytest.raises(SpaceMismatch, match=r"the plan's vectors: .*workbench.transfer"):
+        wb.generate(llamas["plain"], prompts, plan, max_new_tokens=4)
+    foreign = replace(plan.gate, space=replace(plan.gate.space, processing="fold_ln"))
+    with pytest.raises(SpaceMismatch, match=r"processing='fold_ln'"):
+        wb.generate(babblers["plain"], prompts, plan.with_gate(foreign), max_new_tokens=4)
