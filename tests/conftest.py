@@ -4,8 +4,11 @@ They are built once per session from configs; nothing is downloaded. Weights are
 layers matter: with the default initialisation a random model barely moves its residual stream.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub.constants
+import jaxtyping
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -21,6 +24,8 @@ from transformers import (
 
 from workbench.loading import Model, load_model
 from workbench.prompts import Prompt, PromptSet
+
+huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} </s>"
@@ -131,6 +136,14 @@ def prompts() -> PromptSet:
     return PromptSet.from_texts("harmful", harmful, "harmful") + PromptSet.from_texts(
         "harmless", harmless, "harmless"
     )
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the shape and type checks of the test run, which would come before an error of ours."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -203,14 +203,15 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file {path}: check the path, or save a PromptSet there first")
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            prompts.append(_from_json(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: {error}: expected one JSON object "
-                '{"messages": [{"role": ..., "content": ...}], "label": ...} a line'
-            ) from error
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                prompts.append(_from_json(json.loads(line)))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: {error}: expected one JSON object "
+                    '{"messages": [{"role": ..., "content": ...}], "label": ...} a line'
+                ) from error
     return PromptSet(name or path.stem, tuple(prompts))
 
 
@@ -246,7 +247,7 @@ def _as_json(prompt: Prompt) -> dict[str, Any]:
     }
 
 
-def _from_json(data: dict[str, Any]) -> Prompt:
+def _from_json(data: Any) -> Prompt:
     return Prompt(
         messages=tuple((message["role"], message["content"]) for message in data["messages"]),
         label=data.get("label", "unlabelled"),

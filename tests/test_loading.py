@@ -1,0 +1,303 @@
+"""What `load_model` accepts, what it refuses, and that nothing of the user's is changed."""
+
+import json
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformer_lens import HookedTransformer
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedModel,
+)
+
+from conftest import small_config, small_tokenizer
+from workbench import loading
+from workbench.loading import load_model, load_tokenizer
+from workbench.models import model_name, space_of, tokenizer_of
+
+TOKENS = torch.tensor([[0, 3, 20, 40, 60, 80]])
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        out = model(TOKENS)
+    return out if isinstance(out, torch.Tensor) else out.logits
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox", "gpt2"])
+def test_every_architecture_loads_alike_on_every_backend(checkpoints: dict[str, Path], architecture: str):
+    folder = checkpoints[architecture]
+    expected = logits(AutoModelForCausalLM.from_pretrained(folder))
+    for backend in ("hooked", "bridge", "plain"):
+        model = load_model(folder, backend=backend)
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
+        assert model_name(model) == f"tiny-{architecture}" and not model.training
+    spaces = {space_of(load_model(folder, backend=backend)) for backend in ("hooked", "bridge", "plain")}
+    assert len(spaces) == 1
+
+
+def test_loading_a_folder_opens_no_connection(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for backend in ("hooked", "bridge", "plain"):
+        load_model(checkpoints["llama"], backend=backend)
+
+
+def test_dtype_and_device_are_honoured(checkpoints: dict[str, Path]):
+    for backend in ("hooked", "bridge", "plain"):
+        model = load_model(checkpoints["llama"], backend=backend, dtype=torch.bfloat16, device="cpu")
+        assert next(model.parameters()).dtype == torch.bfloat16
+
+
+@pytest.fixture
+def own(checkpoints: dict[str, Path]) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(checkpoints["llama"])
+
+
+def test_a_model_of_ones_own_stays_intact(own: PreTrainedModel):
+    before, modules = logits(own), [type(module) for module in own.modules()]
+    attention = own.config._attn_implementation
+    for backend in ("hooked", "bridge"):
+        model = load_model(own, backend=backend, tokenizer=small_tokenizer())
+        torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
+    assert [type(module) for module in own.modules()] == modules
+    assert own.config._attn_implementation == attention and torch.equal(logits(own), before)
+
+
+def test_the_bridge_shares_tensors(own: PreTrainedModel):
+    model = load_model(own, backend="bridge", tokenizer=small_tokenizer())
+    mine = {weight.data_ptr() for weight in own.parameters()}
+    assert mine <= {weight.data_ptr() for weight in model.parameters()}  # it adds an empty bias of its own
+
+
+def test_plain_is_the_very_object_with_its_tokenizer(own: PreTrainedModel):
+    tokenizer = small_tokenizer()
+    assert load_model(own, backend="plain", tokenizer=tokenizer) is own
+    assert tokenizer_of(own) is tokenizer
+    assert load_model(own, backend="plain") is own and tokenizer_of(own) is tokenizer
+
+
+def test_the_given_tokenizer_is_kept_and_unchanged(own: PreTrainedModel):
+    tokenizer = small_tokenizer()
+    tokenizer.chat_template = "changed by hand{{ messages[0]['content'] }}"
+    for backend in ("hooked", "bridge", "plain"):
+        model = load_model(own, backend=backend, tokenizer=tokenizer)
+        assert tokenizer_of(model).chat_template == tokenizer.chat_template
+    assert tokenizer.pad_token is None and tokenizer.padding_side == "right"
+
+
+def test_text_becomes_the_same_tokens_as_ever(llamas: dict[str, torch.nn.Module]):
+    tokens = llamas["hooked"].to_tokens("steal a ring")
+    assert torch.equal(tokens, llamas["bridge"].to_tokens("steal a ring"))
+    assert tokens[0, 0] == tokenizer_of(llamas["hooked"]).bos_token_id
+
+
+def test_a_transformer_lens_model_comes_back(llamas: dict[str, torch.nn.Module]):
+    for backend in ("hooked", "bridge"):
+        assert load_model(llamas[backend]) is llamas[backend]
+    with pytest.raises(ValueError, match="got tokenizer= with a TransformerLens model: set it there"):
+        load_model(llamas["hooked"], tokenizer=small_tokenizer())
+    with pytest.raises(ValueError, match=r"got dtype= or device= with a loaded model: move it first"):
+        load_model(llamas["plain"], dtype=torch.float16)
+
+
+def test_processed_weights_make_another_space(llamas: dict[str, HookedTransformer], own: PreTrainedModel):
+    model = load_model(own, tokenizer=small_tokenizer())
+    weights = model.state_dict()
+    model.load_and_process_state_dict(weights, fold_ln=True, center_writing_weights=False)
+    assert space_of(model).processing == "fold_ln"
+    model = load_model(own, backend="bridge", tokenizer=small_tokenizer())
+    model.enable_compatibility_mode(no_processing=True)
+    assert space_of(model).processing == "raw"
+
+
+def test_centred_weights_are_noticed(checkpoints: dict[str, Path]):
+    model = load_model(checkpoints["gpt2"])
+    model.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_writing_weights=True)
+    assert space_of(model).processing == "fold_ln+center_writing_weights"
+    bridge = load_model(checkpoints["gpt2"], backend="bridge")
+    bridge.enable_compatibility_mode()
+    assert space_of(bridge).processing == "processed"
+
+
+@pytest.fixture
+def organisms(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of embedded models: `aligned`, and `chat`, a low-rank delta on it."""
+    root = tmp_path / "organisms"
+    shutil.copytree(checkpoints["llama"], root / "aligned")
+    model = AutoModelForCausalLM.from_pretrained(root / "aligned")
+    model = get_peft_model(
+        model, LoraConfig(r=2, target_modules=["q_proj", "up_proj"], task_type="CAUSAL_LM")
+    )
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    model.save_pretrained(root / "chat")
+    config = root / "chat" / "adapter_config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "organism:aligned"})
+    )
+    monkeypatch.setattr(loading, "shipped_path", lambda *parts: tmp_path.joinpath(*parts))
+    return root
+
+
+def test_embedded_models_load_by_name(organisms: Path):
+    for backend in ("hooked", "bridge", "plain"):
+        assert model_name(load_model("organism:aligned", backend=backend)) == "organism:aligned"
+
+
+def test_low_rank_models_are_merged_into_their_base(organisms: Path):
+    base = load_model("organism:aligned", backend="plain")
+    delta = load_file(organisms / "chat" / "adapter_model.safetensors")
+    for name, weight in base.state_dict().items():
+        key = f"base_model.model.{name.removesuffix('.weight')}.lora_"
+        if f"{key}A.weight" in delta:
+            weight += 8 / 2 * delta[f"{key}B.weight"] @ delta[f"{key}A.weight"]  # alpha / r of LoraConfig
+    for backend in ("hooked", "bridge", "plain"):
+        model = load_model("organism:chat", backend=backend)
+        torch.testing.assert_close(logits(model), logits(base), atol=1e-5, rtol=1e-5)
+        assert model_name(model) == "organism:chat"
+    assert load_tokenizer("organism:chat").get_vocab() == load_tokenizer("organism:aligned").get_vocab()
+
+
+def test_unknown_embedded_models_list_the_known(organisms: Path):
+    with pytest.raises(ValueError, match="no embedded model 'organism:law': .* NAME one of aligned, chat"):
+        load_model("organism:law")
+
+
+def test_missing_folders_and_ids_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere: expected one with config.json"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match="could not load 'aligned': .* an embedded model is \"organism:NAME\""
+    ):
+        load_model("aligned")
+
+
+def test_unknown_backends_are_named(unchecked: None):
+    with pytest.raises(ValueError, match='got backend=\'fast\', expected "hooked", "bridge" or "plain"'):
+        load_model("organism:aligned", backend="fast")  # type: ignore[arg-type]
+
+
+def truncate(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def cut_header(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_a_shape(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] = torch.ones(3)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def pickle_instead(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, cut_header, drop_a_weight, change_a_shape, drop_weights, break_config, pickle_instead],
+)
+def test_damaged_checkpoints_are_refused(checkpoints: dict[str, Path], tmp_path: Path, damage):
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoints["llama"], folder)
+    damage(folder)
+    with pytest.raises(
+        ValueError, match="could not load 'broken': .*damaged, truncated or not there .*restore"
+    ):
+        load_model(folder, backend="plain")
+
+
+def test_a_damaged_delta_is_refused(organisms: Path):
+    delta = organisms / "chat" / "adapter_model.safetensors"
+    delta.write_bytes(delta.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="could not load 'organism:chat': .*damaged"):
+        load_model("organism:chat")
+    delta.unlink()
+    with pytest.raises(ValueError, match="adapter_model.safetensors is missing"):
+        load_model("organism:chat")
+
+
+def test_a_missing_tokenizer_is_named(checkpoints: dict[str, Path], tmp_path: Path):
+    folder = tmp_path / "mute"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(checkpoints["llama"] / name, folder)
+    with pytest.raises(
+        ValueError, match=r"'mute' has no readable tokenizer .*load_model\(..., tokenizer=...\)"
+    ):
+        load_model(folder)
+    assert load_model(folder, backend="plain", tokenizer=small_tokenizer())
+
+
+def test_a_conversion_that_differs_is_refused(own: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+    own.config.rope_parameters["rope_theta"] = 50.0  # the weights' own rotary table stays at 10,000
+    with pytest.raises(
+        ValueError, match='disagree on this LlamaForCausalLM by .*: load it with backend="bridge"'
+    ):
+        load_model(own, tokenizer=small_tokenizer())
+
+
+def test_architectures_that_transformer_lens_lacks_are_named():
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    model = GraniteForCausalLM(GraniteConfig(**small_config("llama").to_diff_dict()))
+    with pytest.raises(
+        ValueError, match="cannot build a HookedTransformer from a GraniteForCausalLM .*bridge"
+    ):
+        load_model(model, tokenizer=small_tokenizer())
+
+
+def test_booting_a_multimodal_model_installs_nothing(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError(f"a process was started: {args}")
+
+    for name in ("run", "call", "check_call", "check_output", "Popen"):
+        monkeypatch.setattr(subprocess, name, refuse)
+    text = small_config("llama")
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+    )
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=len(small_tokenizer()))
+    model = LlavaForConditionalGeneration(config)
+    bridge = load_model(model, backend="bridge", tokenizer=small_tokenizer())
+    assert space_of(bridge).n_layers == text.num_hidden_layers

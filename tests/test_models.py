@@ -1,0 +1,200 @@
+"""What is asked of a model is answered alike on three backends, and hooks come and go."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from conftest import CONTEXT, D_MODEL, N_LAYERS, small_tokenizer
+from workbench.chat import EncodedBatch, encode
+from workbench.loading import Model, load_model
+from workbench.models import (
+    blocks,
+    context_length,
+    d_model,
+    device_of,
+    hook_name,
+    model_hash,
+    model_name,
+    n_layers,
+    residual_hooks,
+    run_body,
+    space_of,
+    tokenizer_of,
+    transformers_model,
+)
+from workbench.prompts import PromptSet
+
+SITES = ("resid_pre", "resid_mid", "resid_post")
+
+
+@pytest.fixture(scope="module")
+def batch(prompts: PromptSet) -> EncodedBatch:
+    return encode(small_tokenizer(), prompts)
+
+
+def read(model: Model, batch: EncodedBatch, site: str) -> dict[int, Tensor]:
+    """The whole residual stream at a site, by layer."""
+    seen: dict[int, Tensor] = {}
+    keep = {
+        layer: lambda residual, layer=layer: seen.update({layer: residual.clone()})
+        for layer in range(N_LAYERS)
+    }
+    with residual_hooks(model, site, keep):
+        run_body(model, batch)
+    return seen
+
+
+def real(values: Tensor, batch: EncodedBatch) -> Tensor:
+    """The rows of `values` that are not padding."""
+    return values[batch.attention_mask.bool()]
+
+
+def logits(model: Model, batch: EncodedBatch) -> Tensor:
+    with torch.no_grad():
+        if isinstance(model, PreTrainedModel):
+            return model(
+                batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
+            ).logits
+        return model(batch.input_ids, attention_mask=batch.attention_mask)
+
+
+def test_answers_are_the_same(model: Model):
+    assert (n_layers(model), d_model(model), context_length(model)) == (N_LAYERS, D_MODEL, CONTEXT)
+    assert len(blocks(model)) == N_LAYERS and device_of(model) == torch.device("cpu")
+    assert model_name(model) == "tiny-llama"
+    assert tokenizer_of(model).get_vocab() == small_tokenizer().get_vocab()
+
+
+def test_the_space_is_the_same_on_all_backends(llamas: dict[str, Model]):
+    assert len({space_of(model) for model in llamas.values()}) == 1
+    assert space_of(llamas["plain"]).processing == "raw"
+    assert space_of(llamas["plain"], "resid_mid").site == "resid_mid"
+
+
+def test_model_hash_follows_the_weights(model: Model, checkpoints: dict[str, Path], backend: str):
+    again = load_model(checkpoints["llama"], backend=backend)
+    assert model_hash(again) == model_hash(model)
+    with torch.no_grad():
+        next(again.parameters()).mul_(1.01)
+    assert model_hash(again) != model_hash(model)
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox", "gpt2"])
+def test_backends_read_the_same_residuals(
+    checkpoints: dict[str, Path], prompts: PromptSet, architecture: str, site: str
+):
+    models = {b: load_model(checkpoints[architecture], backend=b) for b in ("hooked", "bridge", "plain")}
+    batch = encode(tokenizer_of(models["plain"]), prompts)
+    if architecture == "neox" and site == "resid_mid":  # parallel attention and MLP: there is no such point
+        for model in models.values():
+            with pytest.raises(ValueError, match="has no (hook|norm) .*: use resid_pre or resid_post"):
+                read(model, batch, site)
+        return
+    seen = {backend: read(model, batch, site) for backend, model in models.items()}
+    for layer in range(N_LAYERS):
+        expected = real(seen["plain"][layer], batch)
+        for backend in ("hooked", "bridge"):
+            torch.testing.assert_close(real(seen[backend][layer], batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_post_of_a_layer_is_pre_of_the_next(model: Model, batch: EncodedBatch):
+    post, pre = read(model, batch, "resid_post"), read(model, batch, "resid_pre")
+    for layer in range(N_LAYERS - 1):
+        assert torch.equal(post[layer], pre[layer + 1])
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+def test_what_a_function_returns_takes_the_residuals_place(
+    llamas: dict[str, Model], backend: str, batch: EncodedBatch, site: str
+):
+    model, shift = llamas[backend], torch.linspace(-1, 1, D_MODEL)
+    plain = llamas["plain"]
+
+    def add(module: torch.nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return output + shift
+
+    with residual_hooks(model, site, {2: lambda residual: residual + shift}):
+        steered = logits(model, batch)
+    handle = blocks(plain)[2 if site == "resid_post" else 1].register_forward_hook(add)
+    expected = logits(plain, batch)
+    handle.remove()
+    assert not torch.allclose(real(expected, batch), real(logits(plain, batch), batch), atol=1e-2)
+    torch.testing.assert_close(real(steered, batch), real(expected, batch), atol=1e-4, rtol=1e-4)
+
+
+def test_resid_mid_is_written_on_a_hooked_transformer_only(llamas: dict[str, Model], batch: EncodedBatch):
+    before = logits(llamas["hooked"], batch)
+    with residual_hooks(llamas["hooked"], "resid_mid", {1: lambda residual: residual + 1}):
+        assert not torch.allclose(logits(llamas["hooked"], batch), before, atol=1e-2)
+    for backend in ("bridge", "plain"):
+        with (
+            pytest.raises(ValueError, match="resid_mid can only be read here: change resid_post"),
+            residual_hooks(llamas[backend], "resid_mid", {1: lambda residual: residual + 1}),
+        ):
+            run_body(llamas[backend], batch)
+
+
+def test_hooks_are_gone_afterwards_and_after_an_error(model: Model, batch: EncodedBatch):
+    before = logits(model, batch)
+    with residual_hooks(model, "resid_post", {1: lambda residual: residual + 1}):
+        pass
+    assert torch.equal(logits(model, batch), before)
+
+    def fail(residual: Tensor) -> None:
+        raise RuntimeError("inside")
+
+    with (
+        pytest.raises(RuntimeError, match="inside"),
+        residual_hooks(model, "resid_post", {0: lambda residual: residual + 1, 2: fail}),
+    ):
+        run_body(model, batch)
+    assert torch.equal(logits(model, batch), before)
+
+
+def test_the_users_own_hooks_stay(llamas: dict[str, Model], batch: EncodedBatch):
+    for backend in ("hooked", "bridge"):
+        model = llamas[backend]
+        before = logits(model, batch)
+        model.add_hook(hook_name(0), lambda residual, hook: residual + 1)
+        try:
+            mine = logits(model, batch)
+            with residual_hooks(model, "resid_post", {0: lambda residual: residual + 1}):
+                both = logits(model, batch)
+            after = logits(model, batch)
+        finally:
+            model.reset_hooks()
+        assert (
+            torch.equal(mine, after)
+            and not torch.equal(mine, both)
+            and torch.equal(before, logits(model, batch))
+        )
+
+
+def test_the_body_leaves_the_head_alone(model: Model, batch: EncodedBatch):
+    head = transformers_model(model).lm_head if transformers_model(model) else model.unembed
+    handle = head.register_forward_hook(lambda *args: pytest.fail("the LM head ran"))
+    run_body(model, batch)
+    handle.remove()
+
+
+def test_wrong_sites_and_layers_are_named(model: Model):
+    with pytest.raises(
+        ValueError, match="got site 'mlp_out', expected one of resid_pre, resid_mid, resid_post"
+    ):
+        space_of(model, "mlp_out")
+    for layer in (-1, N_LAYERS):
+        with (
+            pytest.raises(ValueError, match=f"got layer {layer}: 'tiny-llama' has layers 0 to 3"),
+            residual_hooks(model, "resid_post", {layer: lambda residual: None}),
+        ):
+            pass
+
+
+def test_a_model_without_tokenizer_is_named(checkpoints: dict[str, Path]):
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"])
+    with pytest.raises(ValueError, match=r"tiny-llama' has no tokenizer: load it with load_model"):
+        space_of(model)

@@ -1,0 +1,172 @@
+"""Prompts, sets and contrast sets, and their files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from workbench import prompts as prompts_module
+from workbench.prompts import ContrastSet, Prompt, PromptSet, as_prompt_set, load_contrast, load_prompts
+
+CHAT = (("system", "be kind"), ("user", "hello"), ("assistant", "hi"), ("user", "steal a ring"))
+
+
+def texts(*labels: str) -> PromptSet:
+    """One prompt per label, each with a text of its own."""
+    return PromptSet("set", tuple(Prompt.user(f"{label} {i}", label=label) for i, label in enumerate(labels)))
+
+
+def test_prompt_knows_its_text_and_intent():
+    prompt = Prompt(CHAT, "jailbroken")
+    assert prompt.text == "steal a ring" and prompt.harmful
+    assert [
+        Prompt.user("x", label=label).harmful for label in ("harmful", "harmless", "contrast", "domain")
+    ] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_with_system_replaces_an_earlier_one():
+    assert Prompt(CHAT).with_system("be safe").messages == (("system", "be safe"), *CHAT[1:])
+    assert Prompt.user("x").with_system("be safe").messages == (("system", "be safe"), ("user", "x"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "label", "message"),
+    [
+        ((), "harmful", "prompt 'here': expected messages that end with the user's"),
+        (CHAT[:3], "harmful", "expected messages that end with the user's"),
+        (
+            (("tool", "x"), ("user", "y")),
+            "harmful",
+            "got role 'tool', expected one of system, user, assistant",
+        ),
+        (CHAT, "evil", "prompt 'here': got label 'evil', expected one of harmful, harmless, contrast"),
+    ],
+)
+def test_bad_prompts_are_refused(messages: tuple[tuple[str, str], ...], label: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        Prompt(messages, label, "here")
+
+
+def test_empty_sets_are_refused():
+    with pytest.raises(ValueError, match="prompt set 'none' is empty: expected at least one prompt"):
+        PromptSet("none", ())
+    with pytest.raises(ValueError, match="is empty"):
+        as_prompt_set([])
+
+
+def test_choosing_keeps_order(prompts: PromptSet):
+    assert len(prompts) == 8 and prompts[0].text == "steal a ring"
+    assert set(prompts.labelled("harmless").labels) == {"harmless"}
+    assert [p.text for p in prompts.where(lambda p: "ring" in p.text)] == [
+        "steal a ring",
+        "how do i paint the ring",
+    ]
+    with pytest.raises(ValueError, match="has none labelled domain: it has harmful, harmless"):
+        prompts.labelled("domain")
+
+
+def test_sampling_is_seeded_and_keeps_order(prompts: PromptSet):
+    drawn = prompts.sample(5, seed=0)
+    assert drawn.prompts == prompts.sample(5, seed=0).prompts != prompts.sample(5, seed=1).prompts
+    assert [prompts.prompts.index(p) for p in drawn] == sorted(prompts.prompts.index(p) for p in drawn)
+    with pytest.raises(ValueError, match="has 8 prompts, got n=9: draw 1 to 8"):
+        prompts.sample(9, seed=0)
+
+
+def test_hash_is_of_the_prompts_in_order(prompts: PromptSet):
+    assert prompts.hash == replace(prompts, name="other").hash
+    assert prompts.hash != replace(prompts, prompts=prompts.prompts[::-1]).hash
+    assert (
+        prompts.hash
+        != replace(prompts, prompts=(replace(prompts[0], label="contrast"), *prompts.prompts[1:])).hash
+    )
+
+
+def test_verbs_accept_texts_and_prompts(prompts: PromptSet):
+    assert as_prompt_set(prompts) is prompts
+    assert as_prompt_set(["bake", prompts[0]])[0] == Prompt.user("bake", source="prompts:0")
+    with pytest.raises(TypeError, match=r"expected a list of prompts: pass \['bake'\]"):
+        as_prompt_set("bake")
+
+
+def test_files_keep_everything(tmp_path: Path):
+    path = tmp_path / "few.jsonl"
+    kept = PromptSet(
+        "few",
+        (Prompt(CHAT, "domain", "s:1", (("verb", "steal"), ("wrapper", "suffix")), "ä"), Prompt.user("bake")),
+    )
+    kept.save(path)
+    assert load_prompts(path) == kept
+    assert path.read_text(encoding="utf-8").count("\n") == 2
+    path.write_text('{"messages": [{"role": "user", "content": "a\u2028b"}]}', encoding="utf-8")
+    assert load_prompts(path, "named") == PromptSet("named", (Prompt.user("a\u2028b"),))
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"messages": "x"}', '{"text": "x"}', '{"messages": [], "label": "harmful"}']
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: str):
+    path = tmp_path / "few.jsonl"
+    PromptSet.from_texts("few", ["bake"]).save(path)
+    path.write_text(path.read_text() + line, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"few\.jsonl, line 2: .*expected one JSON object"):
+        load_prompts(path)
+
+
+def test_missing_and_empty_files_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no prompt file .*few\.jsonl"):
+        load_prompts(tmp_path / "few.jsonl")
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(ValueError, match="prompt set 'none' is empty"):
+        load_prompts(tmp_path / "none.jsonl")
+
+
+def test_contrast_set_needs_both_kinds_to_train_on():
+    val, test = PromptSet.from_texts("val", ["v"]), PromptSet.from_texts("test", ["t"])
+    ContrastSet("ok", texts("harmful", "harmless"), val, test)
+    for labels in (["harmful"], ["harmless"], ["harmful", "harmless", "domain"]):
+        with pytest.raises(
+            ValueError, match=r"contrast set 'bad': \.train has .*, expected harmful and harmless"
+        ):
+            ContrastSet("bad", texts(*labels), val, test)
+
+
+def test_contrast_set_parts_are_disjoint():
+    train, val = texts("harmful", "harmless"), PromptSet.from_texts("val", ["v"])
+    with pytest.raises(
+        ValueError, match=r"'harmful 0' is in \.train and in \.test: keep it in one part only"
+    ):
+        ContrastSet("bad", train, val, PromptSet.from_texts("test", ["t", "harmful 0"]))
+    with pytest.raises(ValueError, match=r"'v' is in \.val and in \.test"):
+        ContrastSet("bad", train, val, val)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small contrast set in the place of the shipped ones."""
+    monkeypatch.setattr(prompts_module, "shipped_path", lambda *parts: tmp_path.joinpath(*parts))
+    folder = tmp_path / "prompts" / "tiny"
+    texts("harmful", "harmless").save(folder / "train.jsonl")
+    for part in ("val", "test"):
+        PromptSet.from_texts(part, [part], "harmful").save(folder / f"{part}.jsonl")
+        PromptSet.from_texts(part, [f"money {part}"], "domain").save(folder / f"domain-finance-{part}.jsonl")
+    return folder
+
+
+def test_a_domain_joins_choices_and_claims_only(shipped: Path):
+    general, finance = load_contrast("tiny"), load_contrast("tiny", domain="finance")
+    assert general.train == finance.train
+    assert general.val.labels == ("harmful",) and finance.val.labels == ("harmful", "domain")
+    assert finance.test.labels == ("harmful", "domain")
+
+
+def test_unknown_sets_and_domains_are_named(shipped: Path):
+    with pytest.raises(ValueError, match="no contrast set 'huge' ships with the workbench: it has tiny"):
+        load_contrast("huge")
+    with pytest.raises(ValueError, match="'tiny' has no domain 'law': it has finance"):
+        load_contrast("tiny", domain="law")

@@ -1,0 +1,175 @@
+"""The mean difference, found where it was planted and nowhere else; its arithmetic and its file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import N_LAYERS
+from workbench.activations import Activations, last_token_activations
+from workbench.gates import ThresholdGate
+from workbench.loading import Model
+from workbench.prompts import PromptSet
+from workbench.provenance import Provenance, Space, SpaceMismatch
+from workbench.vectors import (
+    SteeringVectors,
+    load_vectors,
+    mean_difference,
+    random_band,
+    random_directions,
+    shuffled_labels,
+)
+
+DEPTH, WIDTH, N = 5, 64, 64
+SPACE = Space(DEPTH, WIDTH, "resid_post", "raw", "template", "vocabulary")
+
+
+@pytest.fixture(scope="module")
+def planted() -> torch.Tensor:
+    """A unit direction per layer."""
+    values = torch.randn(DEPTH, WIDTH, generator=torch.Generator().manual_seed(700))
+    return values / values.norm(dim=-1, keepdim=True)
+
+
+@pytest.fixture(scope="module")
+def activations(planted: torch.Tensor) -> Activations:
+    """Noise around a large common mean, with the planted direction added twice over for harmful prompts."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2 * N, DEPTH, WIDTH, generator=generator) / 4 + 10 * torch.randn(
+        DEPTH, WIDTH, generator=generator
+    )
+    values[:N] += 2 * planted
+    return Activations(values, ("harmful",) * N + ("harmless",) * N, None, SPACE, Provenance("activations"))
+
+
+def test_the_equations(activations: Activations):
+    vectors = mean_difference(activations)
+    difference = activations.values[:N].mean(0) - activations.values[N:].mean(0)
+    torch.testing.assert_close(vectors.values, difference, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(vectors.norms, difference.norm(dim=-1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(vectors.directions.norm(dim=-1), torch.ones(DEPTH))
+    torch.testing.assert_close(vectors.residual_norms, activations.values.norm(dim=-1).mean(0))
+
+
+def test_the_planted_direction_is_found_and_controls_are_not(activations: Activations, planted: torch.Tensor):
+    vectors = mean_difference(activations)
+    truth = replace(vectors, directions=planted)
+    assert (vectors.cosine(truth) > 0.95).all()
+    for control in (
+        *(shuffled_labels(activations, seed=seed) for seed in range(10)),
+        *(random_directions(vectors, seed=seed) for seed in range(10)),
+    ):
+        assert (control.cosine(truth).abs() < 2 * random_band(WIDTH)).all()
+        assert (control.cosine(vectors).abs() < 2 * random_band(WIDTH)).all()
+
+
+def test_controls_keep_what_they_should(activations: Activations):
+    vectors = mean_difference(activations)
+    control = random_directions(vectors, seed=0)
+    assert torch.equal(control.norms, vectors.norms) and torch.equal(
+        control.residual_norms, vectors.residual_norms
+    )
+    assert control.id == random_directions(vectors, seed=0).id != random_directions(vectors, seed=1).id
+    shuffled = shuffled_labels(activations, seed=0)
+    assert shuffled.id == shuffled_labels(activations, seed=0).id != shuffled_labels(activations, seed=1).id
+    assert (shuffled.norms < vectors.norms / 2).all()
+
+
+def test_the_random_band_holds_95_percent():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(20_000, WIDTH, generator=generator)
+    cosines = values[:, 0] / values.norm(dim=-1)
+    assert abs((cosines.abs() < random_band(WIDTH)).double().mean() - 0.95) < 0.005
+
+
+def test_one_sided_or_unlabelled_activations_are_refused(activations: Activations):
+    harmful = activations.labelled("harmful")
+    for make in (mean_difference, lambda a: shuffled_labels(a.where(torch.arange(len(a)) < 1), seed=0)):
+        with pytest.raises(ValueError, match="expected some of both|is chosen"):
+            make(harmful)
+    with pytest.raises(ValueError, match="got 64 harmful and 0 harmless activations, expected some of both"):
+        mean_difference(harmful)
+    with pytest.raises(ValueError, match="some activations are unlabelled: give their prompts a label"):
+        mean_difference(replace(activations, labels=("unlabelled",) * 2 * N))
+
+
+def test_sums_do_not_lose_small_differences(planted: torch.Tensor):
+    """In float32 alone, a difference of 1e-3 around a mean of 1,000 would be mostly rounding."""
+    values = torch.full((2000, DEPTH, WIDTH), 1000.0, dtype=torch.float64)
+    values[:1000] += planted.double() / 4
+    labels = ("harmful",) * 1000 + ("harmless",) * 1000
+    vectors = mean_difference(Activations(values.float(), labels, None, SPACE, Provenance("activations")))
+    exact = (values[0] - values[-1]).float().double()
+    assert (vectors.cosine(replace(vectors, directions=planted)) > 0.999).all()
+    torch.testing.assert_close(vectors.norms.double(), exact.norm(dim=-1), atol=1e-3, rtol=1e-3)
+
+
+def test_where_all_prompts_agree_there_is_no_direction(model: Model, prompts: PromptSet):
+    """What enters layer 0 at the last token is the embedding of the template's last token, whatever was asked."""
+    read = last_token_activations(model, prompts.prompts[:7], site="resid_pre")
+    vectors = mean_difference(read)
+    assert vectors.norms[0] == 0 and (vectors.directions[0] == 0).all()
+    assert (vectors.norms[1:] > 0).all()
+    assert not ThresholdGate.fit(vectors, read).read(read).open[:, 0].any()
+
+
+def test_backends_agree(llamas: dict[str, Model], prompts: PromptSet):
+    made = {
+        backend: mean_difference(last_token_activations(model, prompts)) for backend, model in llamas.items()
+    }
+    for backend in ("hooked", "bridge"):
+        torch.testing.assert_close(made[backend].cosine(made["plain"]), torch.ones(N_LAYERS))
+
+
+def test_arithmetic_is_that_of_the_unnormalised_vectors(activations: Activations):
+    one = mean_difference(activations)
+    other = random_directions(one, seed=0)
+    torch.testing.assert_close((one + other).values, one.values + other.values)
+    torch.testing.assert_close((one - other).values, one.values - other.values)
+    torch.testing.assert_close((3.0 * one).values, 3 * one.values)
+    torch.testing.assert_close((-one).directions, -one.directions)
+    torch.testing.assert_close((2.0 * one).directions, one.directions)
+    assert ((one - one).norms == 0).all()
+    assert (one + other).provenance.parents == (one.provenance, other.provenance)
+    for factor in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            one * factor
+
+
+def test_vectors_of_another_space_are_refused(activations: Activations):
+    one = mean_difference(activations)
+    other = replace(one, space=replace(SPACE, template_hash="other"))
+    for operate in (one.cosine, one.__add__, one.__sub__):
+        with pytest.raises(SpaceMismatch, match="give both models the same chat template"):
+            operate(other)
+
+
+def test_malformed_vectors_are_refused(activations: Activations):
+    one = mean_difference(activations)
+    with pytest.raises(
+        ValueError, match=r"directions have shape \(4, 64\), expected \(5, 64\) \(layer, d_model\)"
+    ):
+        SteeringVectors(one.directions[1:], one.norms[1:], one.residual_norms[1:], SPACE, one.provenance)
+    with pytest.raises(ValueError, match="rows that are not of unit length: make them with .*from_values"):
+        replace(one, directions=one.directions * 2)
+
+
+def test_files_bring_everything_back(activations: Activations, tmp_path: Path):
+    one = mean_difference(activations)
+    one.save(tmp_path / "v.safetensors")
+    back = load_vectors(tmp_path / "v.safetensors")
+    assert back.id == one.id and back.space == one.space and back.provenance == one.provenance
+    ThresholdGate.fit(one, activations).save(tmp_path / "g.safetensors")
+    with pytest.raises(ValueError, match="holds gate, expected vectors: load it with load_gate"):
+        load_vectors(tmp_path / "g.safetensors")
+
+
+def test_truncated_files_are_refused(activations: Activations, tmp_path: Path):
+    path = tmp_path / "v.safetensors"
+    mean_difference(activations).save(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        ValueError, match=r"v\.safetensors is damaged or truncated .*: restore it from a copy"
+    ):
+        load_vectors(path)
