@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CONTEXT, D_MODEL, N_LAYERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from conftest import CONTEXT, D_MODEL, N_LAYERS
 from workbench.activations import Activations, last_token_activations
 from workbench.chat import encode, render
 from workbench.loading import Model, load_model
@@ -21,17 +21,15 @@ def reference(folder: Path, prompts: PromptSet) -> Tensor:
     tokenizer = tokenizer_of(load_model(folder, backend="plain"))
     body = model.model if hasattr(model, "model") else model.base_model
     layers = body.layers if hasattr(body, "layers") else body.h
-    rows = []
+    rows: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def keep(module: torch.nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        seen.append((output[0] if isinstance(output, tuple) else output)[0, -1])
+
     for prompt in prompts:
-        seen = []
-        handles = [
-            layer.register_forward_hook(
-                lambda module, args, output: seen.append(
-                    (output[0] if isinstance(output, tuple) else output)[0, -1]
-                )
-            )
-            for layer in layers
-        ]
+        seen.clear()
+        handles = [layer.register_forward_hook(keep) for layer in layers]
         ids = tokenizer(render(tokenizer, prompt), add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             model(ids)

@@ -1,9 +1,9 @@
 """From prompts to left-padded token batches."""
 
 import pytest
+from conftest import small_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from conftest import small_tokenizer
 from workbench.chat import encode, pad_id, pad_left, render, template_hash, tokenize, tokenizer_hash
 from workbench.prompts import Prompt, PromptSet
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from conftest import small_config, small_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
@@ -20,7 +21,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from conftest import small_config, small_tokenizer
 from workbench import loading
 from workbench.loading import load_model, load_tokenizer
 from workbench.models import model_name, space_of, tokenizer_of
@@ -151,7 +151,7 @@ def organisms(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
     config.write_text(
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "organism:aligned"})
     )
-    monkeypatch.setattr(loading, "shipped_path", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(loading, "shipped_path", tmp_path.joinpath)
     return root
 
 
@@ -268,6 +268,14 @@ def test_a_conversion_that_differs_is_refused(own: PreTrainedModel, monkeypatch:
     own.config.rope_parameters["rope_theta"] = 50.0  # the weights' own rotary table stays at 10,000
     with pytest.raises(
         ValueError, match='disagree on this LlamaForCausalLM by .*: load it with backend="bridge"'
+    ):
+        load_model(own, tokenizer=small_tokenizer())
+
+
+def test_transformer_lens_4_is_told_apart(own: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loading, "HookedTransformer", loading.TransformerBridge)
+    with pytest.raises(
+        ImportError, match='HookedTransformer needs transformer-lens 3.9: .* backend="bridge"'
     ):
         load_model(own, tokenizer=small_tokenizer())
 

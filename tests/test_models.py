@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CONTEXT, D_MODEL, N_LAYERS, small_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from conftest import CONTEXT, D_MODEL, N_LAYERS, small_tokenizer
 from workbench.chat import EncodedBatch, encode
 from workbench.loading import Model, load_model
 from workbench.models import (

@@ -149,7 +149,7 @@ def test_contrast_set_parts_are_disjoint():
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small contrast set in the place of the shipped ones."""
-    monkeypatch.setattr(prompts_module, "shipped_path", lambda *parts: tmp_path.joinpath(*parts))
+    monkeypatch.setattr(prompts_module, "shipped_path", tmp_path.joinpath)
     folder = tmp_path / "prompts" / "tiny"
     texts("harmful", "harmless").save(folder / "train.jsonl")
     for part in ("val", "test"):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import N_LAYERS
+
 from workbench.activations import Activations, last_token_activations
 from workbench.gates import ThresholdGate
 from workbench.loading import Model

@@ -173,7 +173,7 @@ def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transfor
 
 
 def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTransformer:
-    if HookedTransformer is TransformerBridge:
+    if HookedTransformer.__name__ == "TransformerBridge":
         raise ImportError('HookedTransformer needs transformer-lens 3.9: install it, or use backend="bridge"')
     # Here, because TransformerLens 4 has no such module.
     from transformer_lens import loading_from_pretrained as lens
