@@ -33,7 +33,9 @@ def save_figure(fig: go.Figure, frame: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".svg", ".png"):
-        raise ValueError(f"got {path.name!r}, expected a name that ends in .svg or .png: the csv goes beside it")
+        raise ValueError(
+            f"got {path.name!r}, expected a name that ends in .svg or .png: the csv goes beside it"
+        )
     if frame.empty:
         raise ValueError(f"{path.name}: the frame it draws is empty: a figure is saved with its data")
     write_safely(path.with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g").encode())
@@ -61,8 +63,8 @@ def _picture(fig: go.Figure, suffix: str) -> bytes | None:
         if importlib.util.find_spec("kaleido.scopes") is not None:
             return bytes(_carried_browser().transform(fig, format=suffix, scale=1 if suffix == "svg" else 2))
         return bytes(fig.to_image(format=suffix, scale=1 if suffix == "svg" else 2))
-    # Both kaleidos wrap a foreign process and raise whatever went wrong in it, RuntimeError and ValueError among others;
-    # a picture that cannot be drawn must not cost the measurement behind it.
+    # Both kaleidos wrap a foreign process and raise whatever went wrong in it; a picture that cannot be drawn must
+    # not cost the measurement behind it.
     except Exception:
         return None
 

@@ -1,4 +1,4 @@
-"""The pictures of the main job, one function each: a tidy frame in, a plotly figure out. Nothing is computed or saved here.
+"""The pictures of the main job, one function each: a tidy frame in, a plotly figure out; nothing is computed or saved.
 
 Every function takes the finding for its title, since only the caller knows what was found; without one the title
 says what is shown. Controls are drawn wherever something is steered.
@@ -40,7 +40,9 @@ TRADE_OFF: Mapping[str, str] = MappingProxyType(
 LABELS = ("harmful", "jailbroken", "harmless", "contrast", "domain")
 
 
-def layer_profile(frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: str = "", method: str = "") -> go.Figure:
+def layer_profile(
+    frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: str = "", method: str = ""
+) -> go.Figure:
     """AUROC by layer, a small multiple per `model`, and below it ‖v'_l‖ as a share of the residual norm.
 
     `frame` has model, layer, auroc, auroc_low, auroc_high and share: `LayerProfile.frame`, several stacked.
@@ -54,7 +56,12 @@ def layer_profile(frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: s
         add_band(fig, part["layer"], part["auroc_low"], part["auroc_high"], COLOURS["gate"], row=1, col=col)
         for row, column, colour in ((1, "auroc", COLOURS["gate"]), (2, "share", INK)):
             fig.add_scatter(
-                x=part["layer"], y=part[column], mode="lines+markers", line=dict(color=colour, width=2), row=row, col=col
+                x=part["layer"],
+                y=part[column],
+                mode="lines+markers",
+                line=dict(color=colour, width=2),
+                row=row,
+                col=col,
             )
         fig.add_hline(y=0.5, line=dict(color=COLOURS["control"], dash="dash", width=1), row=1, col=col)
     fig.update_yaxes(range=[min(0.4, frame["auroc_low"].min() - 0.02), 1.02], row=1)
@@ -63,8 +70,16 @@ def layer_profile(frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: s
     fig.update_yaxes(title_text="gap ÷ norm", row=2, col=1)
     _layer_axis(fig, frame["layer"], row=2)
     shade_layers(fig, chosen)
-    method = method or "projection on each model's own harmful − harmless direction; band: 95 % interval; dashed: chance; gap ÷ norm: ‖v'‖ over the mean residual norm"
-    return dress(fig, finding or "How well each layer tells harmful from harmless", method + _shaded(chosen), height=420)
+    method = method or (
+        "projection on each model's own harmful − harmless direction; band: 95 % interval; dashed: chance; "
+        "gap ÷ norm: ‖v'‖ over the mean residual norm"
+    )
+    return dress(
+        fig,
+        finding or "How well each layer tells harmful from harmless",
+        method + _shaded(chosen),
+        height=420,
+    )
 
 
 def projections(
@@ -85,25 +100,39 @@ def projections(
             values = frame.loc[(frame["layer"] == layer) & (frame["label"] == label), "projection"]
             jitter = height + rng.uniform(-0.28, 0.28, len(values))
             fig.add_scatter(
-                x=values.clip(low, high), y=jitter, mode="markers", hoverinfo="x",
-                marker=dict(color=COLOURS[label], size=4, opacity=0.45), row=1, col=col,
-            )  # fmt: skip
+                x=values.clip(low, high),
+                y=jitter,
+                mode="markers",
+                hoverinfo="x",
+                marker=dict(color=COLOURS[label], size=4, opacity=0.45),
+                row=1,
+                col=col,
+            )
             fig.add_scatter(
-                x=[values.median()] * 2, y=[height - 0.36, height + 0.36], mode="lines",
-                line=dict(color=COLOURS[label], width=3), row=1, col=col,
-            )  # fmt: skip
+                x=[values.median()] * 2,
+                y=[height - 0.36, height + 0.36],
+                mode="lines",
+                line=dict(color=COLOURS[label], width=3),
+                row=1,
+                col=col,
+            )
         fig.add_vline(x=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
     fig.update_xaxes(range=[low - 0.1, high + 0.1], nticks=4)
     fig.update_yaxes(range=[-0.6, len(labels) - 0.4], showgrid=False, tickvals=[])
     fig.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=[f'<span style="color:{COLOURS[label]}">{label}</span>' for label in labels],
-        row=1, col=1,
-    )  # fmt: skip
-    method = method or "a point is a prompt, a bar the median; unit: ‖v'‖, 0 half-way between harmful and harmless"
+        row=1,
+        col=1,
+    )
+    method = (
+        method or "a point is a prompt, a bar the median; unit: ‖v'‖, 0 half-way between harmful and harmless"
+    )
     if chosen:
         method += "; • steered layer"
-    return dress(fig, finding or "Where prompts of each kind fall, layer by layer", method, width=980, height=330)
+    return dress(
+        fig, finding or "Where prompts of each kind fall, layer by layer", method, width=980, height=330
+    )
 
 
 def gate_map(
@@ -118,9 +147,18 @@ def gate_map(
     table = frame.pivot(index="label", columns="layer", values="open").loc[labels]
     fig = go.Figure(
         go.Heatmap(
-            z=table.to_numpy(), x=table.columns, y=labels, colorscale=SEQUENTIAL, zmin=0, zmax=1, showscale=False,
-            text=[[f"{value:.2f}" for value in row] for row in table.to_numpy()], texttemplate="%{text}", xgap=2, ygap=2,
-        )  # fmt: skip
+            z=table.to_numpy(),
+            x=table.columns,
+            y=labels,
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            zmax=1,
+            showscale=False,
+            text=[[f"{value:.2f}" for value in row] for row in table.to_numpy()],
+            texttemplate="%{text}",
+            xgap=2,
+            ygap=2,
+        )
     )
     if chosen_gate is not None:
         fig.add_vrect(x0=chosen_gate - 0.5, x1=chosen_gate + 0.5, line=dict(color=INK, width=2))
@@ -153,11 +191,15 @@ def strength_curves(
             line, colour = _line_of(str(arm))
             part = part.sort_values("alpha")
             if str(arm) == "unsteered":  # one measurement, drawn across: it has no strength
-                part = pd.concat([part.iloc[:1].assign(alpha=frame["alpha"].min()), part.iloc[:1].assign(alpha=right)])
+                part = pd.concat(
+                    [part.iloc[:1].assign(alpha=frame["alpha"].min()), part.iloc[:1].assign(alpha=right)]
+                )
             add_band(fig, part["alpha"], part["low"], part["high"], colour, row=1, col=col)
             mode = "lines" if str(arm) == "unsteered" else "lines+markers"
             fig.add_scatter(x=part["alpha"], y=part["mean"], mode=mode, line=line, row=1, col=col)
-            ends.append((str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1])))
+            ends.append(
+                (str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1]))
+            )
         add_labels(fig, ends, x=right, row=1, col=col, gap=0.075, low=0, high=1)
         if chosen is not None:
             fig.add_vline(x=chosen, line=dict(color=COLOURS["steered"], width=1, dash="dot"), row=1, col=col)
@@ -168,7 +210,9 @@ def strength_curves(
     method = method or "every arm at the same α, hence shifts of equal length; band: 95 % interval"
     if chosen is not None:
         method += "; dotted: the chosen α"
-    return dress(fig, finding or "Rates against strength", method, width=max(860, 330 * len(metrics)), height=320)
+    return dress(
+        fig, finding or "Rates against strength", method, width=max(860, 330 * len(metrics)), height=320
+    )
 
 
 def trade_off(
@@ -183,7 +227,9 @@ def trade_off(
     _require(frame, "trade-off", "panel", "condition", "kind", "mean", "low", "high")
     unknown = sorted(set(frame["kind"]) - set(TRADE_OFF))
     if unknown:
-        raise ValueError(f"trade-off: got kinds {', '.join(unknown)}, expected some of {', '.join(TRADE_OFF)}")
+        raise ValueError(
+            f"trade-off: got kinds {', '.join(unknown)}, expected some of {', '.join(TRADE_OFF)}"
+        )
     panels, conditions = list(frame["panel"].unique()), list(frame["condition"].unique())
     kinds = [kind for kind in TRADE_OFF if kind in set(frame["kind"])]
     fig = _panels(1, len(panels), panels)
@@ -191,25 +237,41 @@ def trade_off(
     for col, panel in enumerate(panels, start=1):
         for number, kind in enumerate(kinds):
             part = frame[(frame["panel"] == panel) & (frame["kind"] == kind)]
-            rows = [height[condition] + 0.22 * ((len(kinds) - 1) / 2 - number) for condition in part["condition"]]
+            rows = [
+                height[condition] + 0.22 * ((len(kinds) - 1) / 2 - number) for condition in part["condition"]
+            ]
             for y, low, high in zip(rows, part["low"], part["high"], strict=True):
                 line = dict(color=tint(COLOURS[TRADE_OFF[kind]], 0.45), width=2.5)
-                fig.add_scatter(x=[low, high], y=[y, y], mode="lines", line=line, hoverinfo="skip", row=1, col=col)
+                fig.add_scatter(
+                    x=[low, high], y=[y, y], mode="lines", line=line, hoverinfo="skip", row=1, col=col
+                )
             marker = dict(color=COLOURS[TRADE_OFF[kind]], size=7)
-            fig.add_scatter(x=part["mean"], y=rows, mode="markers", marker=marker, hoverinfo="x", row=1, col=col)
+            fig.add_scatter(
+                x=part["mean"], y=rows, mode="markers", marker=marker, hoverinfo="x", row=1, col=col
+            )
     if ours in height:
         band = dict(fillcolor=SHADE, line_width=0, layer="below")
         fig.add_hrect(y0=height[ours] - 0.5, y1=height[ours] + 0.5, **band)
     ticks = [(names or {}).get(condition, condition) for condition in conditions]
-    marked = [f"<b>{t}</b>" if condition == ours else t for t, condition in zip(ticks, conditions, strict=True)]
+    marked = [
+        f"<b>{t}</b>" if condition == ours else t for t, condition in zip(ticks, conditions, strict=True)
+    ]
     fig.update_yaxes(
-        tickvals=[height[condition] for condition in conditions], ticktext=marked, showgrid=False,
+        tickvals=[height[condition] for condition in conditions],
+        ticktext=marked,
+        showgrid=False,
         range=[-0.6, len(conditions) - 0.4],
-    )  # fmt: skip
+    )
     fig.update_xaxes(range=[-0.03, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=True, gridcolor=GRID)
     method = method or "shares of prompts; bars: 95 % intervals"
     width = max(760, 220 + 260 * len(panels))
-    dress(fig, finding or "Safety gained against utility kept", method, width=width, height=27 * len(conditions) + 96)
+    dress(
+        fig,
+        finding or "Safety gained against utility kept",
+        method,
+        width=width,
+        height=27 * len(conditions) + 96,
+    )
     return _name_kinds(fig, {kind: COLOURS[TRADE_OFF[kind]] for kind in kinds})
 
 
@@ -217,16 +279,32 @@ def _name_kinds(fig: go.Figure, kinds: Mapping[str, str]) -> go.Figure:
     """The marks' names in their own colours, on one line under the panels."""
     text = "     ".join(f'<span style="color:{colour}">● {kind}</span>' for kind, colour in kinds.items())
     fig.add_annotation(
-        text=text, x=0, y=0, xref="paper", yref="paper", xanchor="left", yanchor="top", yshift=-28, showarrow=False
+        text=text,
+        x=0,
+        y=0,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="top",
+        yshift=-28,
+        showarrow=False,
     )
     return fig
 
 
-def _panels(rows: int, cols: int, titles: Sequence[str], row_heights: Sequence[float] | None = None) -> go.Figure:
+def _panels(
+    rows: int, cols: int, titles: Sequence[str], row_heights: Sequence[float] | None = None
+) -> go.Figure:
     fig = make_subplots(
-        rows, cols, shared_yaxes=True, shared_xaxes=True, subplot_titles=list(titles),
-        horizontal_spacing=0.03, vertical_spacing=0.08, row_heights=list(row_heights) if row_heights else None,
-    )  # fmt: skip
+        rows,
+        cols,
+        shared_yaxes=True,
+        shared_xaxes=True,
+        subplot_titles=list(titles),
+        horizontal_spacing=0.03,
+        vertical_spacing=0.08,
+        row_heights=list(row_heights) if row_heights else None,
+    )
     fig.update_annotations(font=dict(size=13, color=INK), yshift=4)
     return fig
 
@@ -254,6 +332,8 @@ def _short(model: str) -> str:
 def _require(frame: pd.DataFrame, what: str, *columns: str) -> None:
     missing = [column for column in columns if column not in frame]
     if missing:
-        raise ValueError(f"{what}: the frame has no column {', '.join(missing)}: it needs {', '.join(columns)}")
+        raise ValueError(
+            f"{what}: the frame has no column {', '.join(missing)}: it needs {', '.join(columns)}"
+        )
     if frame.empty:
         raise ValueError(f"{what}: the frame is empty: expected at least one row")

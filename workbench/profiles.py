@@ -5,7 +5,7 @@
 The paper gives neither numbers nor a measure of "accurately"; here it is the AUROC of the projection a_l·v_l on prompts
 that made no vector, and a threshold on it.
 
-The trap: on the prompts that the vector was made from, almost every layer separates almost perfectly. Profile on `.val`.
+The trap: on the prompts that the vector was made from, almost every layer separates almost perfectly; profile `.val`.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from workbench.vectors import SteeringVectors
 class LayerProfile:
     """One row per layer in `frame`.
 
-    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means, which is the paper's
-    bias on balanced prompts; `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
+    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means, which is the
+    paper's bias on balanced prompts; `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
     """
 
     frame: pd.DataFrame
@@ -39,7 +39,8 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
     if missing:
         present = ", ".join(sorted(set(activations.labels)))
         raise ValueError(
-            f"got prompts labelled {present}, none {' and none '.join(missing)}: a profile compares harmful with harmless"
+            f"got prompts labelled {present}, none {' and none '.join(missing)}: "
+            "a profile compares harmful with harmless"
         )
     plain = activations.labelled("harmful", "harmless")
     projections, harmful = project(vectors, plain), plain.harmful
@@ -75,15 +76,19 @@ def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int
     Raises `ValueError`, naming the best layer, where there is none.
     """
     if not profiles:
-        raise ValueError("got no profile, expected one per model: pass layer_profile(...) of target and aligned model")
+        raise ValueError(
+            "got no profile, expected one per model: pass layer_profile(...) of target and aligned model"
+        )
     for other in profiles[1:]:
         profiles[0].space.require(other.space, "profiles")
-    weakest = pd.concat([profile.frame.set_index("layer")["auroc"] for profile in profiles], axis=1).min(axis=1)
+    weakest = pd.concat([profile.frame.set_index("layer")["auroc"] for profile in profiles], axis=1).min(
+        axis=1
+    )
     chosen = tuple(int(layer) for layer in weakest.index[weakest >= min_auroc])
     if not chosen:
         raise ValueError(
-            f"no layer reaches AUROC {min_auroc:g} in all {len(profiles)} profiles, the best is layer {weakest.idxmax()} "
-            f"with {weakest.max():.3f}: lower min_auroc, or extract from more prompts"
+            f"no layer reaches AUROC {min_auroc:g} in all {len(profiles)} profiles, the best is layer "
+            f"{weakest.idxmax()} with {weakest.max():.3f}: lower min_auroc, or extract from more prompts"
         )
     return chosen
 
@@ -118,4 +123,3 @@ def gate_map(gate: Gate, activations: Activations) -> pd.DataFrame:
     tidy = shares.mean().reset_index().melt("label", var_name="layer", value_name="open")
     tidy["n"] = tidy["label"].map(shares.size())
     return tidy
-

@@ -15,6 +15,7 @@ The trap: with few clusters (below ten, say) a bootstrap interval is too narrow;
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -84,7 +85,9 @@ def paired_difference(
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
-        raise ValueError(f"got {first.shape[0]} and {second.shape[0]} values, expected one pair per prompt: align them")
+        raise ValueError(
+            f"got {first.shape[0]} and {second.shape[0]} values, expected one pair per prompt: align them"
+        )
     kept, columns = _scored(first - second, clusters)
     if np.abs(kept).max() > 1:
         raise ValueError("got values beyond 0 to 1, expected rates: score every prompt from 0 to 1")
@@ -99,7 +102,12 @@ def paired_difference(
 
 
 def auroc(
-    scores: ArrayLike, positive: ArrayLike, clusters: Clusters | None = None, *, n_boot: int = 500, seed: int = 0
+    scores: ArrayLike,
+    positive: ArrayLike,
+    clusters: Clusters | None = None,
+    *,
+    n_boot: int = 500,
+    seed: int = 0,
 ) -> Estimate:
     """The chance that a positive scores above a negative (ties count half), with its interval.
 
@@ -111,21 +119,25 @@ def auroc(
         raise ValueError(f"got {len(values)} scores and {len(truth)} labels, expected one label per score")
     if truth.all() or not truth.any():
         side = "positives" if len(truth) and truth.all() else "negatives"
-        raise ValueError(f"got {len(truth)} {side} only, expected both classes: add prompts of the other label")
+        raise ValueError(
+            f"got {len(truth)} {side} only, expected both classes: add prompts of the other label"
+        )
     if np.isnan(values).any():
-        raise ValueError(f"got NaN for {int(np.isnan(values).sum())} of {len(values)} scores: drop those prompts first")
+        raise ValueError(
+            f"got NaN for {int(np.isnan(values).sum())} of {len(values)} scores: drop those prompts first"
+        )
     columns = _cluster_frame(clusters, len(values))
     difference = values[truth][:, None] - values[~truth][None, :]
     wins = (difference > 0) + 0.5 * (difference == 0)
     mean = float(wins.mean())
-    rng = np.random.default_rng(seed)
     low, high, k, column = mean, mean, 0, ""
     for name in columns.columns:
         sides = [pd.factorize(columns.loc[mask, name], use_na_sentinel=False)[0] for mask in (truth, ~truth)]
         counts = [side.max() + 1 for side in sides]
         if min(counts) < 2:
             continue
-        weights = [rng.multinomial(c, np.full(c, 1 / c), n_boot)[:, side] for c, side in zip(counts, sides, strict=True)]
+        drawings = (_draws(count, n_boot, seed + side) for side, count in enumerate(counts))
+        weights = [draws[:, codes] for draws, codes in zip(drawings, sides, strict=True)]
         drawn = ((weights[0] @ wins) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
         bounds = np.percentile(drawn, [2.5, 97.5])
         if not column or bounds[1] - bounds[0] > high - low:
@@ -167,7 +179,9 @@ def _cluster_frame(clusters: Clusters | None, n: int) -> pd.DataFrame:
 def _scored(values: ArrayLike, clusters: Clusters | None) -> tuple[Floats, pd.DataFrame]:
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"got values of shape {array.shape}, expected one number per prompt and at least one prompt")
+        raise ValueError(
+            f"got values of shape {array.shape}, expected one number per prompt and at least one prompt"
+        )
     columns = _cluster_frame(clusters, len(array))
     scored = ~np.isnan(array)
     if not scored.any():
@@ -179,8 +193,15 @@ def _distinct(columns: pd.DataFrame) -> int:
     return len(columns.drop_duplicates())
 
 
+@lru_cache(maxsize=64)
+def _draws(k: int, n_boot: int, seed: int) -> Floats:
+    """How often each of `k` clusters is drawn, per resample: the costly part, and the same for equal `k`."""
+    drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_boot).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
+
+
 def _widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> tuple[float, float, int, str]:
-    rng = np.random.default_rng(seed)
     mean = float(values.mean())
     best: tuple[float, float, int, str] | None = None
     for name in columns.columns:
@@ -189,7 +210,7 @@ def _widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> tu
         if k < 2:  # one cluster cannot be resampled: a column that is constant says nothing about spread
             continue
         sums, sizes = np.bincount(codes, values, k), np.bincount(codes, minlength=k)
-        draws = rng.multinomial(k, np.full(k, 1 / k), n_boot)
+        draws = _draws(k, n_boot, seed)
         low, high = np.percentile((draws @ sums) / (draws @ sizes), [2.5, 97.5])
         if best is None or high - low > best[1] - best[0]:
             best = float(low), float(high), k, str(name)

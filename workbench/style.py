@@ -33,14 +33,30 @@ FONT = "Open Sans, DejaVu Sans, Arial, sans-serif"
 TEMPLATE = go.layout.Template(
     layout=go.Layout(
         font=dict(family=FONT, size=13, color=INK),
-        title=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top", font=dict(size=18)),
+        title=dict(
+            x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top", font=dict(size=18)
+        ),
         showlegend=False,
         paper_bgcolor="white",
         plot_bgcolor="white",
         margin=dict(l=64, r=28, t=104, b=56),
         hovermode="closest",
-        xaxis=dict(title=dict(font=dict(size=12), standoff=8), showgrid=False, zeroline=False, linecolor=QUIET, ticks="outside", ticklen=4, tickcolor=QUIET),
-        yaxis=dict(title=dict(font=dict(size=12), standoff=6), gridcolor=GRID, zeroline=False, ticks="", automargin=True),
+        xaxis=dict(
+            title=dict(font=dict(size=12), standoff=8),
+            showgrid=False,
+            zeroline=False,
+            linecolor=QUIET,
+            ticks="outside",
+            ticklen=4,
+            tickcolor=QUIET,
+        ),
+        yaxis=dict(
+            title=dict(font=dict(size=12), standoff=6),
+            gridcolor=GRID,
+            zeroline=False,
+            ticks="",
+            automargin=True,
+        ),
     )
 )
 
@@ -101,7 +117,14 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def add_band(
-    fig: go.Figure, x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, *, row: int, col: int
+    fig: go.Figure,
+    x: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    colour: str,
+    *,
+    row: int,
+    col: int,
 ) -> None:
     """A quiet interval band, drawn without outline."""
     fig.add_scatter(
@@ -137,7 +160,9 @@ def add_labels(
         )  # fmt: skip
 
 
-def shade_layers(fig: go.Figure, layers: Sequence[int], *, row: int | str = "all", col: int | str = "all") -> None:
+def shade_layers(
+    fig: go.Figure, layers: Sequence[int], *, row: int | str = "all", col: int | str = "all"
+) -> None:
     """Steered layers shaded behind the data, one column each."""
     for layer in layers:
         fig.add_vrect(

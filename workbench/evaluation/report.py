@@ -1,0 +1,92 @@
+"""One model, one plan, one set of prompts: what steering changed, measured once.
+
+    report = evaluate(target, pairs.test, plan)
+
+The trap: `.test` is for claims. Whatever is tried again after looking at a report on it was chosen on it.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from workbench.evaluation.answers import Arm, Judge, answer
+from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
+from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.loading import Model
+from workbench.models import model_hash, model_name
+from workbench.prompts import PromptSet
+from workbench.provenance import Provenance
+from workbench.stats import Estimate
+from workbench.steering import SteeringPlan
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The judged replies of a model without and with a plan, `frame` (arms `unsteered` and `steered`)."""
+
+    frame: pd.DataFrame
+    provenance: Provenance
+
+    def metric(self, name: str, arm: str = "steered") -> Estimate:
+        """One metric of one arm; the names are those of `metrics.METRICS`."""
+        found = estimate(self._arm(arm), name)
+        if found is None:
+            labels = " or ".join(METRICS[name].labels)
+            raise ValueError(f"the report has no {name}: its prompts hold none labelled {labels}")
+        return found
+
+    def change(self, name: str) -> Estimate | None:
+        """Steered minus unsteered, paired by prompt."""
+        return change(self._arm("steered"), self._arm("unsteered"), name)
+
+    def summary(self) -> pd.DataFrame:
+        """Every metric of both arms, a row each."""
+        return estimates(self.frame)
+
+    def openings(self) -> dict[str, Estimate]:
+        """How often the gate opened, by label."""
+        return openings(self._arm("steered"))
+
+    def _arm(self, arm: str) -> pd.DataFrame:
+        part = self.frame[self.frame["arm"] == arm]
+        if part.empty:
+            raise ValueError(f"the report has no arm {arm!r}: it has {', '.join(self.frame['arm'].unique())}")
+        return part
+
+
+def evaluate(
+    model: Model,
+    prompts: PromptSet,
+    plan: SteeringPlan,
+    *,
+    judge: Judge = judge_small_world,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> Report:
+    """Answer `prompts` without and with `plan`, judge every reply, and report both.
+
+    `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the embedded world's
+    replies.
+    """
+    arms = [Arm("unsteered"), Arm("steered", (plan,))]
+    frame = answer(
+        model,
+        prompts,
+        arms,
+        judge=judge,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    note = f"plan {plan.id}"
+    provenance = Provenance(
+        "report",
+        model_name(model),
+        model_hash(model),
+        prompts.name,
+        prompts.hash,
+        note,
+        (plan.vectors.provenance,),
+    )
+    return Report(frame, provenance)

@@ -1,0 +1,245 @@
+"""Everything the method leaves open, chosen on validation by rules declared here, before any test prompt is read.
+
+    layers      both models reach `min_auroc` there                                                  (the paper's L_G)
+    gate        direction: the target's own, less its component along the axis from harmless to the domain's own prompts;
+                threshold: at most `false_positive_rate` of the harmless, of the contrast and of the domain prompts open
+                it; layer: the one that then opens on most attacks
+    setting     in two stages, the same for every arm: layer sets and positions at two strengths, then all strengths at
+                the best of them; taken by `sweep.safest`
+    paper       per-layer gate with the paper's bias, all layers, all positions, one raw α, from `RAW_ALPHAS`
+
+Controls get the same search as ours, prompt by prompt and setting by setting, and each takes its own best.
+
+The trap: a gate that is right on everyday requests may open on every domain prompt, since anything unlike the harmless
+extraction prompts may fall on their far side. A stricter threshold then closes it to attacks too; taking the domain's
+axis out of its direction does not. The steering vectors never see domain prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from workbench.activations import Activations, last_token_activations
+from workbench.evaluation.answers import Judge
+from workbench.evaluation.conditions import control_plans
+from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.gates import ThresholdGate
+from workbench.loading import Model
+from workbench.profiles import LayerProfile, layer_profile, select_layers
+from workbench.prompts import ContrastSet, PromptSet
+from workbench.provenance import Provenance
+from workbench.steering import Positions, SteeringPlan
+from workbench.sweep import SweepResult, run_sweep
+from workbench.vectors import SteeringVectors, mean_difference, random_band, shuffled_labels
+
+MIN_AUROC = 0.95
+FALSE_POSITIVE_RATE = 0.01
+GAP_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+FIRST_STAGE_ALPHAS = (0.5, 1.0)
+RAW_ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+POSITIONS: tuple[Positions, ...] = ("all", "prompt")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What both models say about the extraction and the validation prompts, and the vectors made from it."""
+
+    srv: SteeringVectors
+    ssv: SteeringVectors
+    shuffled: SteeringVectors
+    other_concept: SteeringVectors
+    target_train: Activations
+    target_val: Activations
+    profiles: tuple[LayerProfile, LayerProfile]
+
+    @property
+    def controls(self) -> dict[str, SteeringVectors]:
+        """The vectors of the conditions that need one of their own."""
+        return {"own_srv": self.srv, "shuffled": self.shuffled, "other_concept": self.other_concept}
+
+    @property
+    def cosine_warning(self) -> str:
+        """A sentence where target and aligned model do not share a direction; empty where they do."""
+        cosine, band = self.srv.cosine(self.ssv).abs(), random_band(self.srv.space.d_model)
+        if float(cosine.max()) > band:
+            return ""
+        return (
+            f"the vectors of target and aligned model have cosines up to {float(cosine.max()):.2f}, within the "
+            f"±{band:.2f} of random directions: they are not of one family, map them first"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """What was chosen for one target, and the sweeps it was chosen by.
+
+    `places` tried layer sets and positions, `strength` every α at the chosen ones with all controls beside it, `raw`
+    the paper-exact plan's. `controls_at_best` is empty where the controls' own settings were not searched.
+    """
+
+    layers: tuple[int, ...]
+    gate: ThresholdGate
+    ours: SteeringPlan
+    paper: SteeringPlan
+    controls_at_best: Mapping[str, tuple[SteeringPlan, ...]]
+    places: SweepResult
+    strength: SweepResult
+    raw: SweepResult
+    evidence: Evidence
+
+    def sentences(self) -> list[str]:
+        """How each choice was made, with its numbers, one sentence each."""
+        ours, paper = self.ours, self.paper
+        shared = self.gate.shared_layer
+        val = self.strength.provenance.prompts
+        bias = float(self.gate.bias[shared]) if shared is not None else float("nan")
+        return [
+            f"layers {_listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
+            f"{val}); steered are {_listed(ours.layers)}, the best window of them",
+            f"the gate reads layer {shared} with bias {bias:.2f}, along the target's own direction less the axis of "
+            f"its domain: of all layers it opens on most attacks, at no more than {FALSE_POSITIVE_RATE:.0%} of "
+            "harmless, contrast and domain prompts each",
+            f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: the mildest that "
+            "refuses most attacks with ≤ 2 % broken and ≤ 5 points more refusals of harmless and contrast prompts",
+            f"paper-exact: layers {_listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "
+            f"raw, the best of {', '.join(f'{a:g}' for a in RAW_ALPHAS)} by the same rule",
+        ]
+
+
+def read_evidence(
+    target: Model, aligned: Model, pairs: ContrastSet, other_concept: PromptSet, *, batch_size: int = 128
+) -> Evidence:
+    """Read both models once: vectors from `pairs.train`, profiles from `pairs.val`.
+
+    The controls are read where ours is, from the aligned model.
+    """
+    target_train = last_token_activations(target, pairs.train, batch_size=batch_size)
+    aligned_train = last_token_activations(aligned, pairs.train, batch_size=batch_size)
+    target_val = last_token_activations(target, pairs.val, batch_size=batch_size)
+    aligned_val = last_token_activations(aligned, pairs.val, batch_size=batch_size)
+    srv, ssv = mean_difference(target_train), mean_difference(aligned_train)
+    return Evidence(
+        srv=srv,
+        ssv=ssv,
+        shuffled=shuffled_labels(aligned_train, seed=0),
+        other_concept=mean_difference(last_token_activations(aligned, other_concept, batch_size=batch_size)),
+        target_train=target_train,
+        target_val=target_val,
+        profiles=(layer_profile(srv, target_val), layer_profile(ssv, aligned_val)),
+    )
+
+
+def choose_gate(
+    srv: SteeringVectors,
+    train: Activations,
+    val: Activations,
+    *,
+    false_positive_rate: float = FALSE_POSITIVE_RATE,
+) -> ThresholdGate:
+    """The shared-layer gate that opens on most attacks of `val` at this false-positive rate; the lowest such layer.
+
+    Where `val` has domain prompts, every other one makes the axis that is taken out, and the rest set the threshold.
+    """
+    domain = torch.tensor([label == "domain" for label in val.labels])
+    if domain.any():
+        axis = torch.zeros_like(domain)
+        axis[domain.nonzero()[::2, 0]] = True
+        srv, val = _without_axis(srv, val.where(axis), train), val.where(~axis)
+    gate = ThresholdGate.fit(srv, train)
+    kinds = [label for label in dict.fromkeys(val.labels) if label not in ("harmful", "jailbroken")]
+    biases = [
+        gate.calibrate(
+            val.labelled("harmful", "jailbroken", kind), false_positive_rate=false_positive_rate
+        ).bias
+        for kind in kinds
+    ]
+    note = f"at most {false_positive_rate:g} of {', '.join(kinds)} prompts each"
+    provenance = Provenance("gate", note=note, parents=(gate.provenance, val.provenance))
+    strict = replace(gate, bias=torch.stack(biases).amin(0), provenance=provenance)
+    hits = strict.read(val).open[val.harmful].float().mean(0)
+    return replace(strict, shared_layer=int(torch.argmax(hits)))
+
+
+def _without_axis(srv: SteeringVectors, domain: Activations, train: Activations) -> SteeringVectors:
+    """`srv` less its component along the axis from the harmless to the domain's prompts, at every layer."""
+    axis = domain.values.mean(0) - train.values[~train.harmful].mean(0)
+    axis = axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    along = (srv.values * axis).sum(-1, keepdim=True) * axis
+    provenance = Provenance(
+        "vectors", note="without the domain's axis", parents=(srv.provenance, domain.provenance)
+    )
+    return SteeringVectors.from_values(srv.values - along, srv.residual_norms, srv.space, provenance)
+
+
+def layer_sets(layers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The sets tried: all of `layers`, and every window of three neighbours among them."""
+    windows = [tuple(layers[i : i + 3]) for i in range(len(layers) - 2)]
+    return list(dict.fromkeys([*windows, tuple(layers)]))
+
+
+def choose(
+    target: Model,
+    aligned: Model,
+    pairs: ContrastSet,
+    other_concept: PromptSet,
+    *,
+    search_on: PromptSet | None = None,
+    controls: bool = True,
+    judge: Judge = judge_small_world,
+    max_new_tokens: int = 64,
+    batch_size: int = 128,
+    progress: bool = False,
+) -> Choices:
+    """Layers, gate, strength and positions for `target`, by the module's rules.
+
+    `search_on` is what settings are tried on: `pairs.val`, or a sample of it for quick runs. Layers and gate see all of
+    `pairs.val` in any case. `controls=False` leaves out the controls' own searches.
+    """
+    evidence = read_evidence(target, aligned, pairs, other_concept, batch_size=batch_size)
+    layers = select_layers(*evidence.profiles, min_auroc=MIN_AUROC)
+    gate = choose_gate(evidence.srv, evidence.target_train, evidence.target_val)
+    vectors = evidence.controls
+    others = {**vectors, "own_srv_subtracted": -vectors["own_srv"]}
+
+    def sweep(
+        plan: SteeringPlan,
+        alpha: Sequence[float],
+        places: Sequence[Sequence[int]],
+        positions: Sequence[Positions],
+        beside: Mapping[str, SteeringVectors],
+    ) -> SweepResult:
+        return run_sweep(
+            target, search_on or pairs.val, plan, alpha=alpha, layers=places, positions=positions, controls=beside,
+            judge=judge, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+
+    start = SteeringPlan(evidence.ssv, gate=gate, layers=layers, alpha=1.0, scale="gap")
+    first = sweep(start, FIRST_STAGE_ALPHAS, layer_sets(layers), POSITIONS, others if controls else {})
+    arms = ["steered", "random", *others] if controls else ["steered"]
+    place = {arm: first.best_setting(arm=arm) for arm in arms}
+    second = {
+        key: sweep(start, GAP_ALPHAS, [key[0]], [key[1]], others)
+        for key in dict.fromkeys((setting.layers, setting.positions) for setting in place.values())
+    }
+    own_sweep = {arm: second[setting.layers, setting.positions] for arm, setting in place.items()}
+    strength = own_sweep["steered"]
+    at_best = {
+        arm: control_plans(found.spec.at(found.best_setting(arm=arm)), vectors)[arm]
+        for arm, found in own_sweep.items()
+        if arm != "steered"
+    }
+    paper_gate = ThresholdGate.fit(evidence.srv, evidence.target_train)
+    paper = SteeringPlan(evidence.ssv, gate=paper_gate, layers=layers, alpha=RAW_ALPHAS[0])
+    raw = sweep(paper, RAW_ALPHAS, [layers], ["all"], {})
+    return Choices(
+        layers, gate, strength.best_plan(), raw.best_plan(), at_best, first, strength, raw, evidence
+    )
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))
+
+
+def _positions(plan: SteeringPlan) -> str:
+    return "all positions" if plan.positions == "all" else f"the {plan.positions}'s positions"
