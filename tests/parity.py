@@ -1,7 +1,7 @@
 """Where the library is held against `reference.py`: a model worth steering, settings worth testing, and the check.
 
-The model is a tiny random Llama that babbles: its replies vary from row to row and a mild shift changes them. (With tied
-embeddings a random model repeats its last token whatever is added to it, and nothing would be tested.)
+The model is a tiny random Llama that babbles: its replies vary from row to row and a mild shift changes them. (With
+tied embeddings a random model repeats its last token whatever is added to it, and nothing would be tested.)
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def extraction(prompts: wb.PromptSet) -> wb.PromptSet:
 
 @dataclass(frozen=True)
 class Setting:
-    """A plan in words that the library and the reference both understand; `gate` is a shared layer, "each" or "open"."""
+    """A plan that library and reference both understand; `gate` is a shared layer, "each" layer, or "open"."""
 
     alpha: float
     layers: tuple[int, ...]

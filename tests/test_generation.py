@@ -195,9 +195,9 @@ def test_steered_by_hand(babbler: Model, prompts: wb.PromptSet) -> None:
     # plain models are given no position_ids here, which only rotary models like this one forgive
     assert torch.allclose(inside, forced, atol=1e-4)
     assert not torch.allclose(last_logits(run), inside, atol=1e-2)
-    with pytest.raises(ValueError, match="this shift was made for a batch of 8 rows and met one of 1"):
-        with wb.steered(babbler, plan, prompts):
-            babbler(torch.tensor([[0, 7, 8]]))
+    other = pytest.raises(ValueError, match="this shift was made for a batch of 8 rows and met one of 1")
+    with other, wb.steered(babbler, plan, prompts):
+        babbler(torch.tensor([[0, 7, 8]]))
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "neox", "gpt2"])

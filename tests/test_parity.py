@@ -1,11 +1,11 @@
 """The library gives what the equations give, on every backend: logits at every step, tokens, decisions."""
 
 import pytest
+import reference
 import torch
 from conftest import small_tokenizer
 from parity import SETTINGS, expected, parity
 
-import reference
 import workbench as wb
 from workbench.loading import Model
 

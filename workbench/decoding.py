@@ -3,15 +3,16 @@
     decide    where no gate reads above the first steered layer, in the pass over the prompts: read, then add
     act       one set of adders while the prompts are read, one while the replies are written
 
-The trap: a hook sees neither padding, nor step, nor which rows are still there. This room owns all three: it passes masks
-and positions explicitly, attaches adders for the prompt and for the reply apart, and cuts them down when finished rows
-leave the batch.
+The trap: a hook sees neither padding, nor step, nor which rows are still there. This room owns all three: it passes
+masks and positions explicitly, attaches adders for the prompt and for the reply apart, and cuts them down when finished
+rows leave the batch.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,10 +22,10 @@ from transformers import DynamicCache, PreTrainedModel
 from workbench.activations import Activations
 from workbench.chat import EncodedBatch, pad_id, pad_left
 from workbench.loading import Model
-from workbench.models import device_of, n_layers, residual_hooks, space_of, tokenizer_of, transformers_model
+from workbench.models import device_of, n_layers, residual_hooks, tokenizer_of, transformers_model
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance
-from workbench.steering import Adder, Shift, SteeringPlan, compile_shift
+from workbench.steering import Adder, Shift, SteeringPlan, compile_shift, gate_site
 
 NEAR_TIE = 1e-4
 """Two top logits closer than this may change places between batch sizes and backends, which agree to about 1e-6."""
@@ -45,19 +46,20 @@ class Row:
     @property
     def acts(self) -> bool:
         """Whether the plan may do something: its gate is open at one of its layers, or unread."""
-        return self.plan is not None and (
-            self.opened is None or bool(self.opened[list(self.plan.layers)].any())
-        )
+        if self.plan is None or self.opened is None:
+            return self.plan is not None
+        return bool(self.opened[list(self.plan.layers)].any())
 
     @property
-    def refuses(self) -> bool:
-        """Whether the reply is the plan's preset refusal."""
-        return self.acts and self.plan.refusal is not None
+    def refusal(self) -> str | None:
+        """The preset text that is this row's reply, if it is one."""
+        return self.plan.refusal if self.plan is not None and self.acts else None
 
     @property
     def key(self) -> tuple[tuple[int, ...], str | None]:
         """Rows of one key have one reply: a row that no shift reaches is the unsteered row."""
-        return self.ids, self.plan.id if self.acts and self.plan.shift.any() else None
+        moved = self.plan is not None and self.acts and bool(self.plan.shift.any())
+        return self.ids, self.plan.id if self.plan is not None and moved else None
 
 
 @runtime_checkable
@@ -132,7 +134,7 @@ def decode(model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int) ->
     Rows that are done are carried along until half of the batch is, then dropped.
     """
     batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
-    passes = _Passes(model, batch, n_steps)
+    passes = _passes(model, batch, n_steps)
     logits, shift, opened = _prefill(model, rows, passes, batch)
     there = torch.arange(len(rows), device=logits.device)
     step = 0
@@ -159,21 +161,24 @@ def decide(
     """Every row's decisions, known or read from last-token residuals of the layers that the unread gates ask for."""
     opened = torch.zeros(len(rows), n_layers(model), dtype=torch.bool)
     unread: dict[str, list[int]] = {}
+    plans: dict[str, SteeringPlan] = {}
     for i, row in enumerate(rows):
         if row.opened is not None:
             opened[i] = row.opened
         elif row.plan is not None:
+            plans[row.plan.gate.id] = row.plan
             unread.setdefault(row.plan.gate.id, []).append(i)
-    for members in unread.values():
-        plan = rows[members[0]].plan
-        space = space_of(model, plan.vectors.space.site)
+    for gate_id, members in unread.items():
+        gate = plans[gate_id].gate
+        # The model's own: `require_space` has seen to that.
+        space = gate.space or plans[gate_id].vectors.space
         # Layers that the gate does not read stay zero: no decision rests on them.
         values = torch.zeros(len(members), space.n_layers, space.d_model)
-        for layer in plan.gate.reads:
+        for layer in gate.reads:
             values[:, layer] = residuals[layer][members]
         prompts = PromptSet("prefill", tuple(rows[i].prompt for i in members))
         activations = Activations(values, prompts.labels, prompts, space, Provenance("activations"))
-        opened[members] = plan.gate.read(activations).open
+        opened[members] = gate.read(activations).open
     return opened
 
 
@@ -182,7 +187,7 @@ def readable_in_prefill(plans: Sequence[SteeringPlan]) -> bool:
     first_steered = min(layer for plan in plans for layer in plan.layers)
     return all(
         all(layer <= first_steered for layer in plan.gate.reads)
-        and (plan.gate.space is None or plan.gate.space.site == plan.vectors.space.site)
+        and (not plan.gate.reads or gate_site(plan.gate) == plan.vectors.space.site)
         for plan in plans
     )
 
@@ -192,58 +197,73 @@ def _prefill(
 ) -> tuple[Float[Tensor, "row d_vocab"], Shift, Bool[Tensor, "row layer"]]:
     """The pass over the prompts: logits of the first token, the batch's shift, and the decisions behind it."""
     plans = [row.plan for row in rows]
-    weights = next(model.parameters())
+    steering = [plan for plan in plans if plan is not None]
     read_at = {layer for row in rows if row.plan and row.opened is None for layer in row.plan.gate.reads}
     residuals: dict[int, Tensor] = {}
     adders: dict[int, Adder] = {}
-    opened, shift = None, None
+    decided: list[tuple[Shift, Tensor]] = []
 
-    def compile_now() -> None:
-        nonlocal opened, shift
+    def decide_and_compile() -> None:
         opened = decide(model, rows, residuals)
-        shift = compile_shift(plans, opened).to(weights.device, weights.dtype)
+        shift = compile_shift(plans, opened).to(*_where_and_how(model))
         adders.update(shift.adders(shift.on_prompt[:, None]))
+        decided.append((shift, opened))
 
     def read_then_add(layer: int, residual: Tensor) -> Tensor | None:
         if layer in read_at:
             residuals[layer] = residual[:, -1].float().cpu()
             if layer == max(read_at):
-                compile_now()
+                decide_and_compile()
         return adders[layer](residual) if layer in adders else None
 
     if not read_at:
-        compile_now()
-    visited = read_at | {layer for plan in plans if plan for layer in plan.layers}
-    site = next((plan.vectors.space.site for plan in plans if plan), "resid_post")
+        decide_and_compile()
+    visited = read_at.union(*(plan.layers for plan in steering))
+    site = steering[0].vectors.space.site if steering else "resid_post"
     with residual_hooks(model, site, {layer: partial(read_then_add, layer) for layer in visited}):
         logits = passes.next_logits(batch.input_ids)
+    [(shift, opened)] = decided
     return logits, shift, opened
 
 
-class _Passes:
+def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:
+    weight = next(model.parameters())
+    return weight.device, weight.dtype
+
+
+class _Passes(ABC):
     """Forward passes over a growing text, alike on three backends: token ids in, logits of the next token out."""
 
-    def __init__(self, model: Model, batch: EncodedBatch, room: int) -> None:
-        self.model, self.hf = model, transformers_model(model)
-        n_rows = len(batch.input_ids)
+    def __init__(self, batch: EncodedBatch, room: int) -> None:
         # Made for the longest text at once: a pass takes slices.
-        self.mask = torch.cat([batch.attention_mask, batch.attention_mask.new_ones(n_rows, room)], dim=1)
-        self.positions = EncodedBatch(self.mask, self.mask).position_ids
+        ones = batch.attention_mask.new_ones(len(batch.input_ids), room)
+        self.mask = torch.cat([batch.attention_mask, ones], dim=1)
         self.length = 0
-        if self.hf is not None:
-            self.cache = DynamicCache(config=self.hf.config)
-        else:
-            # Here, because TransformerLens 4 has no HookedTransformer and no cache for it.
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.mask.device, n_rows)
 
     def next_logits(self, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "row d_vocab"]:
         """The logits after `ids`, which go on from where the last pass ended."""
         past, self.length = self.length, self.length + ids.shape[1]
-        if self.hf is None:
-            mask = self.mask[:, past : self.length]
-            return self.model(ids, attention_mask=mask, past_kv_cache=self.cache)[:, -1]
+        return self.logits(ids, past)[:, -1]
+
+    @abstractmethod
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+        """The logits of (at least) the last position of `ids`, whose first token has `past` others before it."""
+
+    @abstractmethod
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        """Go on with these rows alone."""
+
+
+class _TransformersPasses(_Passes):
+    """On a plain model, or through a bridge around one."""
+
+    def __init__(self, model: Model, hf: PreTrainedModel, batch: EncodedBatch, room: int) -> None:
+        super().__init__(batch, room)
+        self.model = model
+        self.positions = EncodedBatch(self.mask, self.mask).position_ids
+        self.cache = DynamicCache(config=hf.config)
+
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
         output = self.model(
             ids,
             attention_mask=self.mask[:, : self.length],
@@ -252,14 +272,34 @@ class _Passes:
             use_cache=True,
             logits_to_keep=1,
         )
-        return (output.logits if isinstance(self.model, PreTrainedModel) else output)[:, -1]
+        return output.logits if isinstance(self.model, PreTrainedModel) else output
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
-        """Go on with these rows alone."""
         self.mask, self.positions = self.mask[rows], self.positions[rows]
-        if self.hf is not None:
-            self.cache.batch_select_indices(rows)
-            return
+        self.cache.batch_select_indices(rows)
+
+
+class _LensPasses(_Passes):
+    """On a HookedTransformer, whose cache remembers the mask and counts the positions from it."""
+
+    def __init__(self, model: Any, batch: EncodedBatch, room: int) -> None:
+        # Here, because TransformerLens 4 has neither HookedTransformer nor its cache.
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        super().__init__(batch, room)
+        self.model = model
+        self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.mask.device, len(self.mask))
+
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+        return self.model(ids, attention_mask=self.mask[:, past : self.length], past_kv_cache=self.cache)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.mask = self.mask[rows]
         self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
         for entry in self.cache.entries:
             entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+
+
+def _passes(model: Model, batch: EncodedBatch, room: int) -> _Passes:
+    hf = transformers_model(model)
+    return _LensPasses(model, batch, room) if hf is None else _TransformersPasses(model, hf, batch, room)

@@ -4,8 +4,8 @@
 
 A row whose gate is closed *is* the unsteered row: where both are asked for, they are computed once.
 
-The trap: a gate's decision belongs to the prompt it was read from. It is read before anything is added, kept for the whole
-reply, and refused for any other batch.
+The trap: a gate's decision belongs to the prompt it was read from. It is read before anything is added, kept for the
+whole reply, and refused for any other batch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,13 +28,11 @@ from workbench.models import (
     context_length,
     device_of,
     residual_hooks,
-    space_of,
     tokenizer_of,
     transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
-from workbench.provenance import Space
-from workbench.steering import Shift, SteeringPlan, compile_shift
+from workbench.steering import Shift, SteeringPlan, compile_shift, gate_site, require_space
 
 Prompts: TypeAlias = PromptSet | Sequence[Prompt | str]
 Plans: TypeAlias = SteeringPlan | Sequence[SteeringPlan | None] | None
@@ -88,7 +86,9 @@ def generate(
     listed = _stop_ids(model) if stop_ids is None else list(stop_ids)
     stop = torch.tensor(listed, dtype=torch.long, device=device_of(model))
     # By length, because prompts of one length need no padding.
-    queue = sorted({row.key: row for row in rows if not row.refuses}.values(), key=lambda row: len(row.ids))
+    queue = sorted(
+        {row.key: row for row in rows if row.refusal is None}.values(), key=lambda row: len(row.ids)
+    )
     replies: dict[object, _Reply] = {}
     with tqdm(total=len(queue), desc="generating", unit="row", disable=not progress) as bar:
         for start in range(0, len(queue), batch_size):
@@ -178,22 +178,22 @@ class _Reply:
     tokens: tuple[int, ...]
     finished: bool
     near_ties: int
-    opened: Bool[Tensor, "layer"]
+    opened: Bool[Tensor, "layer"] | None
 
 
 def _completion(row: Row, tokenizer: PreTrainedTokenizerBase, replies: Mapping[object, _Reply]) -> Completion:
-    if row.refuses:
-        tokens = tuple(tokenizer(row.plan.refusal, add_special_tokens=False)["input_ids"])
-        reply, text = _Reply(tokens, True, 0, row.opened), row.plan.refusal
-    else:
+    refusal = row.refusal
+    if refusal is None:
         reply = replies[row.key]
-        text = tokenizer.decode(reply.tokens, skip_special_tokens=True)
+        text = str(tokenizer.decode(list(reply.tokens), skip_special_tokens=True))
+    else:
+        reply = _Reply(tuple(tokenizer(refusal, add_special_tokens=False)["input_ids"]), True, 0, row.opened)
+        text = refusal
     if row.plan is None:
         return Completion(row.prompt, text, reply.tokens, reply.finished, near_ties=reply.near_ties)
     opened = reply.opened if row.opened is None else row.opened
-    return Completion(
-        row.prompt, text, reply.tokens, reply.finished, row.plan.id, tuple(opened.tolist()), reply.near_ties
-    )
+    gate_open = None if opened is None else tuple(opened.tolist())
+    return Completion(row.prompt, text, reply.tokens, reply.finished, row.plan.id, gate_open, reply.near_ties)
 
 
 def _rows(
@@ -206,12 +206,7 @@ def _rows(
         raise ValueError(
             f"got {len(each)} plans for {len(prompts)} prompts: pass one plan, or one (or None) per prompt"
         )
-    spaces: dict[str, Space] = {}
-    for plan in dict.fromkeys(plan for plan in each if plan is not None):
-        site = plan.vectors.space.site
-        if site not in spaces:
-            spaces[site] = space_of(model, site)
-        spaces[site].require(plan.vectors.space, "the plan's vectors")
+    require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
     tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
     ids = [tuple(row) for row in tokens]
     if reading is None:
@@ -240,7 +235,7 @@ def _read_ahead(
     steering = list(dict.fromkeys(plan for plan in plans if plan is not None))
     repeated = len(set(ids)) < len(ids)
     preset = any(plan.refusal is not None for plan in steering)
-    if not steering or not (repeated or preset) and readable_in_prefill(steering):
+    if not steering or (not repeated and not preset and readable_in_prefill(steering)):
         return [None] * len(plans)
     number = {row_ids: i for i, row_ids in enumerate(dict.fromkeys(ids))}
     distinct = PromptSet(prompts.name, tuple(dict(zip(ids, prompts, strict=True)).values()))
@@ -248,7 +243,7 @@ def _read_ahead(
     activations: dict[str, Activations] = {}
     opened: dict[str, Bool[Tensor, "prompt layer"]] = {}
     for gate in {plan.gate.id: plan.gate for plan in steering}.values():
-        site = gate.space.site if gate.space else "resid_post"
+        site = gate_site(gate)
         if site not in activations:
             activations[site] = last_token_activations(model, distinct, site=site, batch_size=batch_size)
         opened[gate.id] = gate.read(activations[site]).open

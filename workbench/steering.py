@@ -6,8 +6,8 @@ A `SteeringPlan` says what is meant: whose vectors, which gate, where, how stron
 decided for every row of a batch. `compile_shift` turns both into a `Shift`: the vector alpha * g_l * theta_l of every
 row and layer. A hook only adds it; it keeps no state and knows no method, backend, step or mask.
 
-The trap: g_l is read from the unsteered prompt. A gate above the first steered layer that is read in a steered pass sees
-the shift itself, and opens more readily the more it is open already.
+The trap: g_l is read from the unsteered prompt. A gate above the first steered layer that is read in a steered pass
+sees the shift itself, and opens because it is open.
 """
 
 import math
@@ -25,7 +25,7 @@ from workbench.gates import Gate, GateReading
 from workbench.loading import Model
 from workbench.models import hook_name, space_of
 from workbench.prompts import Prompt, PromptSet
-from workbench.provenance import content_hash
+from workbench.provenance import Space, content_hash
 from workbench.vectors import SteeringVectors
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
@@ -66,8 +66,8 @@ class SteeringPlan:
         outside = [layer for layer in layers if not 0 <= layer < depth]
         if outside or not layers:
             raise ValueError(
-                f"got {f'layers {outside}' if outside else 'no layers'}, the vectors' model has layers 0 to {depth - 1}: "
-                "choose one or more of these (select_layers does)"
+                f"got {f'layers {outside}' if outside else 'no layers'}, the vectors' model has layers "
+                f"0 to {depth - 1}: choose one or more of these (select_layers does)"
             )
         if not math.isfinite(self.alpha):
             raise ValueError(
@@ -99,7 +99,7 @@ class SteeringPlan:
 
     @cached_property
     def shift(self) -> Float[Tensor, "steered d_model"]:
-        """alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
+        """The vector alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
         return self.strengths[:, None] * self.vectors.directions[list(self.layers)]
 
     def with_alpha(self, alpha: float | int) -> "SteeringPlan":
@@ -116,10 +116,8 @@ class SteeringPlan:
 
     def read(self, model: Model, prompts: PromptSet | Sequence[Prompt | str]) -> GateReading:
         """Decide: what the plan's gate makes of `prompts`, from one clean pass of the unsteered model."""
-        site = self.vectors.space.site
-        space_of(model, site).require(self.vectors.space, "the plan's vectors")
-        gate_site = self.gate.space.site if self.gate.space else site
-        return self.gate.read(last_token_activations(model, prompts, site=gate_site))
+        require_space(model, [self])
+        return self.gate.read(last_token_activations(model, prompts, site=gate_site(self.gate)))
 
     def fwd_hooks(self, reading: GateReading) -> list[tuple[str, Callable[..., Tensor]]]:
         """Hooks for TransformerLens: `model.run_with_hooks(ids, fwd_hooks=plan.fwd_hooks(reading), ...)`.
@@ -130,6 +128,23 @@ class SteeringPlan:
         return [
             (hook_name(layer, shift.site), _as_lens_hook(add)) for layer, add in shift.everywhere().items()
         ]
+
+
+def gate_site(gate: Gate) -> str:
+    """Where a gate reads; `resid_post` for one that reads nothing."""
+    return gate.space.site if gate.space is not None else "resid_post"
+
+
+def require_space(model: Model, plans: Sequence[SteeringPlan]) -> None:
+    """Refuse plans whose vectors or gate live in another space than the model (`SpaceMismatch`)."""
+    # Once per site, because hashing a large vocabulary takes a moment.
+    here: dict[str, Space] = {}
+    for plan in plans:
+        for what, space in (("the plan's vectors", plan.vectors.space), ("the plan's gate", plan.gate.space)):
+            if space is not None:
+                if space.site not in here:
+                    here[space.site] = space_of(model, space.site)
+                here[space.site].require(space, what)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +183,8 @@ class Shift:
     def adders(self, shifted: Bool[Tensor, "row pos"]) -> dict[int, Adder]:
         """For every layer that moves, a function that adds the shift to the residual [row pos d_model] it is given.
 
-        `shifted` says which positions; one column stands for every position of a pass. Layers at which no row is shifted
-        are left out.
+        `shifted` says which positions; one column stands for every position of a pass. Layers at which no row is
+        shifted are left out.
         """
         masked = self.values[:, :, None] * shifted[:, None, :, None].to(self.values)
         moves = masked.ne(0).any(-1).any(-1).any(0).tolist()
@@ -193,8 +208,8 @@ def compile_shift(
 ) -> Shift:
     """Compile: the shift of every row, under one plan for all rows or under each row's own.
 
-    `opened` are the decisions, a row's being those of its own plan's gate (`GateReading.open`). Rows whose plan is None,
-    or answers with a preset refusal, are not shifted.
+    `opened` are the decisions (`GateReading.open`), a row's being those of its own plan's gate. Rows whose plan is
+    None, or answers with a preset refusal, are not shifted.
 
     Raises `ValueError` where plans and rows differ in number, or the plans act at different sites.
     """
