@@ -50,8 +50,8 @@ def load_model(
     downloads nothing. `dtype` is float32 and `device` the GPU, else the CPU, unless given.
 
     A TransformerLens model comes back as it is. A transformers model of your own stays intact: "hooked"
-    copies its tensors, "bridge" shares them, "plain" is that very object, which then carries its tokenizer
-    as `model.tokenizer`, so that every verb takes just the model.
+    copies its tensors, "bridge" shares them, "plain" is that very object, out of training mode and with its
+    tokenizer as `model.tokenizer`, so that every verb takes just the model.
     """
     if backend not in ("hooked", "bridge", "plain"):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
@@ -70,10 +70,12 @@ def load_model(
         )
     else:
         return x
-    hf.eval()
     if backend == "plain":
         hf.tokenizer = tokenizer  # type: ignore[assignment]
-        return hf
+        return hf.eval()
+    # What follows changes modules and their modes: it gets modules of its own, around the same tensors.
+    tensors = {id(tensor): tensor for tensor in chain(hf.parameters(), hf.buffers())}
+    hf = copy.deepcopy(hf, tensors).eval()
     return _bridge(hf, tokenizer) if backend == "bridge" else _hooked(hf, tokenizer)
 
 
@@ -160,9 +162,6 @@ def _merge(base: PreTrainedModel, delta: Path | str) -> PreTrainedModel:
 
 
 def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
-    # Booting replaces submodules in place: give it modules of its own around the same tensors.
-    tensors = {id(tensor): tensor for tensor in chain(hf.parameters(), hf.buffers())}
-    hf = copy.deepcopy(hf, tensors)
     hf.set_attn_implementation("eager")
     # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
     model = build_bridge_from_module(
@@ -181,8 +180,10 @@ def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTr
     architecture = type(hf).__name__
     config = copy.deepcopy(hf.config)
     config.architectures = [architecture]
-    config.n_ctx = config.max_position_embeddings  # read for GPT-2, whose config lost it in transformers 5
     try:
+        config.n_ctx = (
+            config.max_position_embeddings
+        )  # read for GPT-2, whose config lost it in transformers 5
         # TransformerLens guesses from a path that contains "llama" or "gemma", so it gets a neutral one.
         with tempfile.TemporaryDirectory() as folder:
             config.save_pretrained(folder)

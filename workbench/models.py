@@ -174,7 +174,7 @@ def _processing(model: Model) -> str:
     if str(model.cfg.normalization_type).endswith("Pre"):
         done.append("fold_ln")
     # Centring leaves no mark but this: every row that writes to the residual stream has mean zero.
-    embedding = model.W_E.detach().float()
+    embedding = model.W_E[:256].detach().float()
     if embedding.mean(-1).abs().max() < 1e-5 * embedding.abs().max():
         done.append("center_writing_weights")
     return "+".join(done) or "raw"
