@@ -70,6 +70,14 @@ def test_layers_must_be_the_vectors_own(plan: wb.SteeringPlan, layers: tuple[int
 
 
 @pytest.mark.parametrize(("name", "options"), [("scale", "raw"), ("positions", "all")])
+def test_layers_are_whole_numbers(plan: wb.SteeringPlan) -> None:
+    assert plan.with_layers(torch.tensor([3, 1]).tolist()).layers == (1, 3)
+    broken = copy.copy(plan)
+    object.__setattr__(broken, "layers", (1.5,))
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        broken.__post_init__()
+
+
 def test_unknown_scale_and_positions(plan: wb.SteeringPlan, name: str, options: str) -> None:
     broken = copy.copy(plan)
     # Not through replace(): there the tests' type checker is first to say no.
@@ -162,6 +170,12 @@ def test_hooks_by_hand_cannot_tell_prompt_from_reply(
     partial = replace(plan, positions="prompt")
     with pytest.raises(ValueError, match=r"a hook cannot tell them apart: steer with generate\(...\)"):
         partial.fwd_hooks(partial.read(babblers["plain"], prompts))
+
+
+def test_no_hook_can_answer_with_a_preset_refusal(plan: wb.SteeringPlan) -> None:
+    reading = wb.GateReading(torch.zeros(1, N_LAYERS), torch.ones(1, N_LAYERS, dtype=torch.bool), "")
+    with pytest.raises(ValueError, match=r"the plan answers with a preset refusal, .*: use generate\(...\)"):
+        replace(plan, refusal="No.").fwd_hooks(reading)
 
 
 def test_a_plan_of_another_space_is_refused(

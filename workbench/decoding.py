@@ -131,7 +131,8 @@ class Forced:
 def decode(model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int) -> Bool[Tensor, "row layer"]:
     """Run a batch through the model for at most `n_steps` tokens, which `chooser` picks; returns the rows' decisions.
 
-    Rows that are done are carried along until half of the batch is, then dropped.
+    Rows that are done are carried along until half of the batch is, then dropped. A smaller batch may round the last
+    bit of a logit differently; `Greedy.near_ties` counts the steps at which that could matter.
     """
     batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
     passes = _passes(model, batch, n_steps)

@@ -8,8 +8,8 @@ The trap: a gate's decision belongs to the prompt it was read from. It is read b
 whole reply, and refused for any other batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,7 +32,7 @@ from workbench.models import (
     transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
-from workbench.steering import Shift, SteeringPlan, compile_shift, gate_site, require_space
+from workbench.steering import Adder, Shift, SteeringPlan, compile_shift, gate_site, require_space
 
 Prompts: TypeAlias = PromptSet | Sequence[Prompt | str]
 Plans: TypeAlias = SteeringPlan | Sequence[SteeringPlan | None] | None
@@ -125,7 +125,7 @@ def teacher_forced_logits(
     return [row[: len(reply)] for row, reply in zip(logits, replies, strict=True)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SteeredRun:
     """A model under a plan, for a few prompts at hand: what the gate read, what is added, and the encoded batch.
 
@@ -139,37 +139,37 @@ class SteeredRun:
     reading: GateReading
     shift: Shift
     batch: EncodedBatch
-    _attached: ExitStack
+    _paused: bool = False
 
     def generate(self, *, max_new_tokens: int = 256) -> list[Completion]:
         """The steered replies, from the reading that is at hand."""
-        # The loop attaches its own adders: with these still there, everything would be added twice.
-        self._attached.close()
+        # The loop attaches adders of its own: with those of `steered` besides, everything would be added twice.
+        self._paused = True
         try:
             return generate(
                 self.model, self.prompts, self.plan, reading=self.reading, max_new_tokens=max_new_tokens
             )
         finally:
-            self._attach()
+            self._paused = False
 
-    def _attach(self) -> None:
-        self._attached.enter_context(residual_hooks(self.model, self.shift.site, self.shift.everywhere()))
+    def _unless_paused(self, add: Adder) -> Callable[[Tensor], Tensor | None]:
+        return lambda residual: None if self._paused else add(residual)
 
 
 @contextmanager
 def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[SteeredRun]:
     """The model under a plan, by hand: reads the gate for `prompts`, then shifts every pass over them inside the block.
 
-    A pass over another number of rows is refused. Plans that shift the prompt or the reply only are too, since a hook
+    A pass over another number of rows is refused. So is a plan that shifts the prompt or the reply only, since a hook
     cannot tell them apart: use `generate`.
     """
     prompts = as_prompt_set(prompts)
     reading = plan.read(model, prompts)
     shift = compile_shift(plan, reading.open)
     batch = encode(tokenizer_of(model), prompts, context_length=context_length(model)).to(device_of(model))
-    with ExitStack() as attached:
-        run = SteeredRun(model, plan, prompts, reading, shift, batch, attached)
-        run._attach()
+    run = SteeredRun(model, plan, prompts, reading, shift, batch)
+    adders = {layer: run._unless_paused(add) for layer, add in shift.everywhere().items()}
+    with residual_hooks(model, shift.site, adders):
         yield run
 
 

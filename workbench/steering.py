@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
+from operator import index
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -61,7 +62,7 @@ class SteeringPlan:
 
     def __post_init__(self) -> None:
         depth = self.vectors.space.n_layers
-        layers = tuple(sorted({int(layer) for layer in self.layers}))
+        layers = tuple(sorted({index(layer) for layer in self.layers}))
         object.__setattr__(self, "layers", layers)
         outside = [layer for layer in layers if not 0 <= layer < depth]
         if outside or not layers:
@@ -123,7 +124,14 @@ class SteeringPlan:
         """Hooks for TransformerLens: `model.run_with_hooks(ids, fwd_hooks=plan.fwd_hooks(reading), ...)`.
 
         They shift every position they see, of exactly the rows in `reading`, in that order.
+
+        Raises `ValueError` for a plan that hooks cannot carry out: one that shifts the prompt or the reply only, or
+        answers with a preset refusal.
         """
+        if self.refusal is not None:
+            raise ValueError(
+                "the plan answers with a preset refusal, which no hook can do: use generate(...)"
+            )
         shift = compile_shift(self, reading.open)
         return [
             (hook_name(layer, shift.site), _as_lens_hook(add)) for layer, add in shift.everywhere().items()
