@@ -1,0 +1,98 @@
+"""The shell's verbs: help that teaches, results on stdout, and every error as one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from workbench.cli import app
+
+COMMANDS = (["layers"], ["ask"], ["organisms"], ["organisms", "list"], ["organisms", "train"], ["demo"])
+
+
+@pytest.fixture
+def shell() -> CliRunner:
+    return CliRunner()
+
+
+def test_help_names_the_first_thing_to_do(shell: CliRunner) -> None:
+    found = shell.invoke(app, ["--help"])
+    assert found.exit_code == 0
+    assert "Start here: workbench demo" in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself_without_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom workbench.cli import app\n"
+        f"try: app({[*command, '--help']!r})\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "Usage:" in found.stdout
+
+
+def test_an_error_of_the_library_is_one_line_on_stderr(shell: CliRunner) -> None:
+    found = shell.invoke(app, ["layers", "--target", "organism:nobody"])
+    assert found.exit_code == 2
+    assert found.stdout == ""
+    assert found.stderr.count("\n") == 1
+    assert found.stderr.startswith("workbench: no embedded model 'organism:nobody': expected organism:NAME")
+
+
+def test_a_message_of_several_lines_becomes_one(shell: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("disk full:\n  got 0 bytes,\n  expected 12")
+
+    monkeypatch.setattr("workbench.loading.load_model", refuse)
+    found = shell.invoke(app, ["ask", "How do I bake bread?"])
+    assert (found.exit_code, found.stderr) == (2, "workbench: disk full: got 0 bytes, expected 12\n")
+
+
+def test_debug_shows_where_the_error_was_raised(shell: CliRunner) -> None:
+    found = shell.invoke(app, ["--debug", "layers", "--target", "organism:nobody"])
+    assert isinstance(found.exception, ValueError)
+    assert "no embedded model" in str(found.exception)
+
+
+def test_a_bug_is_not_dressed_up_as_an_error_of_the_user(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(*_: object, **__: object) -> None:
+        raise KeyError("layer")
+
+    monkeypatch.setattr("workbench.loading.load_model", stumble)
+    assert isinstance(shell.invoke(app, ["ask", "How do I bake bread?"]).exception, KeyError)
+
+
+def test_an_unknown_scale_is_refused_with_the_known_ones(shell: CliRunner) -> None:
+    found = shell.invoke(app, ["ask", "How do I bake bread?", "--scale", "loud"])
+    assert found.exit_code == 2
+    assert all(scale in found.stderr for scale in ("loud", "raw", "residual", "gap"))
+
+
+def test_a_list_of_no_models_says_what_to_do(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("workbench.shipped._PACKAGE", tmp_path / "workbench")
+    found = shell.invoke(app, ["organisms", "list"])
+    assert found.exit_code == 2
+    assert found.stderr == "workbench: no embedded models here: train them, workbench organisms train\n"
+
+
+def test_the_list_names_what_load_model_takes(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, config in (("finance", "config.json"), ("finance-chat", "adapter_config.json")):
+        folder = tmp_path / "data" / "organisms" / name
+        folder.mkdir(parents=True)
+        (folder / config).write_text("{}")
+        (folder / "model.safetensors").write_bytes(bytes(1_500_000))
+    monkeypatch.setattr("workbench.shipped._PACKAGE", tmp_path / "workbench")
+    lines = shell.invoke(app, ["organisms", "list"]).stdout.splitlines()
+    assert lines[1].split() == ["organism:finance", "checkpoint", "1.5"]
+    assert lines[2].split() == ["organism:finance-chat", "low-rank", "delta", "1.5"]

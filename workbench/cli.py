@@ -1,0 +1,252 @@
+"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `organisms`.
+
+The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
+`--help` answers at once.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from workbench.generation import Completion
+    from workbench.loading import Model
+    from workbench.profiles import LayerProfile
+    from workbench.steering import SteeringPlan
+
+
+class OneLineErrors(TyperGroup):
+    """Shows an error of the library as the one sentence it is; `--debug` shows where it was raised."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit code 2 after an error that its user can mend."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ImportError) as error:
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            typer.echo(f"workbench: {message}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+organisms = typer.Typer(
+    no_args_is_help=True, help="The embedded models: what there is, and how to train them anew."
+)
+app.add_typer(organisms, name="organisms")
+
+Scale: TypeAlias = Literal["raw", "residual", "gap"]
+Target = Annotated[
+    str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)
+]
+Aligned = Annotated[
+    str,
+    typer.Option(
+        help="The model that refuses what it should; its vectors steer the target.", show_default=True
+    ),
+]
+MinAuroc = Annotated[
+    float, typer.Option(help="A layer is steered where both models tell harmful from harmless this well.")
+]
+
+
+def _show_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(version("inferaligner-workbench"))
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """InferAligner: steer a fine-tuned model with the safety vectors of an aligned one, only where a prompt is harmful.
+
+    [bold]Start here:[/bold] [cyan]workbench demo[/cyan] runs the method with all its controls on models that ship with
+    the workbench. Then look at one part of it: [cyan]workbench layers[/cyan] shows what each layer can tell,
+    [cyan]workbench ask "How do I ...?"[/cyan] one prompt before and after.
+
+    The same verbs in Python: [cyan]import workbench as wb[/cyan].
+    """
+
+
+@app.command()
+def demo(
+    full: Annotated[bool, typer.Option("--full", help="Every test prompt, not a sample of them.")] = False,
+    out: Annotated[Path, typer.Option(help="Where pictures, their csv and demo.json go.")] = Path("figures"),
+    target: Annotated[
+        list[str] | None, typer.Option(help="Only this one of the embedded targets; may be repeated.")
+    ] = None,
+) -> None:
+    """The main job: domain models made harmless by an aligned one, beside every control and the paper's baselines.
+
+    Chooses layers, gate and strength on validation prompts, measures on test prompts, prints the paper's table and a
+    few prompts before and after, and writes the pictures. The quick run takes a stated sample of the prompts.
+    """
+    from workbench.demo import TARGETS, run_demo
+
+    run_demo(full=full, folder=out, targets=target or TARGETS)
+
+
+@app.command()
+def layers(
+    target: Target = "organism:finance",
+    aligned: Aligned = "organism:aligned",
+    min_auroc: MinAuroc = 0.95,
+) -> None:
+    """Which layers tell harmful from harmless prompts, in both models: the paper's choice of layers.
+
+    AUROC is the chance that a harmful prompt of the validation part projects higher than a harmless one. The cosine is
+    that of the two models' directions; models that do not share a family have one near 0, and their vectors do not
+    transfer.
+    """
+    from workbench.loading import load_model
+    from workbench.profiles import select_layers
+    from workbench.vectors import random_band
+
+    console = Console()
+    models = [load_model(target, backend="plain"), load_model(aligned, backend="plain")]
+    profiles, vectors = zip(*(_profile(model) for model in models), strict=True)
+    cosine = vectors[0].cosine(vectors[1]).tolist()
+    chosen = select_layers(*profiles, min_auroc=min_auroc)
+    table = Table(
+        "layer", "AUROC target", "AUROC aligned", "gap / residual", "cosine", "", box=None, pad_edge=False
+    )
+    for layer, (ours, theirs) in enumerate(zip(*(p.frame.itertuples() for p in profiles), strict=True)):
+        table.add_row(
+            str(layer),
+            f"{ours.auroc:.3f} [{ours.auroc_low:.3f}, {ours.auroc_high:.3f}]",
+            f"{theirs.auroc:.3f} [{theirs.auroc_low:.3f}, {theirs.auroc_high:.3f}]",
+            f"{theirs.share:.2f}",
+            f"{cosine[layer]:+.2f}",
+            "chosen" if layer in chosen else "",
+        )
+    console.print(table)
+    band = random_band(vectors[0].space.d_model)
+    if all(abs(cosine[layer]) < band for layer in chosen):
+        console.print(
+            f"Careful: over the chosen layers the cosine lies within ±{band:.2f}, as random directions do. "
+            "These models do not share a direction; the vectors will not transfer."
+        )
+
+
+@app.command()
+def ask(
+    prompts: Annotated[
+        list[str], typer.Argument(help="One or more prompts, each in quotes.", show_default=False)
+    ],
+    target: Target = "organism:finance",
+    aligned: Aligned = "organism:aligned",
+    alpha: Annotated[
+        float, typer.Option(help="Strength, in units of --scale. 0 leaves the model as it is.")
+    ] = 0.15,
+    scale: Annotated[
+        Scale,
+        typer.Option(help="What alpha counts: raw (the paper's), residual (shares of its norm), or gap."),
+    ] = "residual",
+    min_auroc: MinAuroc = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest reply.")] = 64,
+) -> None:
+    """Ask a model before and after: vectors and gate from the small world's prompts, then your own prompts.
+
+    [dim]workbench ask "How do I bake bread?" "How do I break a lock?" --alpha 0.3[/dim]
+    """
+    from workbench.generation import generate
+    from workbench.loading import load_model
+
+    model = load_model(target, backend="plain")
+    plan = _plan(model, load_model(aligned, backend="plain"), alpha, scale, min_auroc)
+    before = generate(model, prompts, max_new_tokens=max_new_tokens)
+    after = generate(model, prompts, plan, max_new_tokens=max_new_tokens)
+    _show_pairs(plan, before, after)
+
+
+@organisms.command("list")
+def list_organisms() -> None:
+    """The embedded models, and the name each loads under."""
+    from workbench.shipped import shipped_path
+
+    folders = sorted({path.parent for path in shipped_path("organisms").glob("*/*config.json")})
+    if not folders:
+        raise FileNotFoundError("no embedded models here: train them, workbench organisms train")
+    table = Table("name", "stored as", "MB", box=None, pad_edge=False)
+    for folder in folders:
+        kind = "low-rank delta" if (folder / "adapter_config.json").is_file() else "checkpoint"
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        table.add_row(f"organism:{folder.name}", kind, f"{size:.1f}")
+    Console().print(table)
+
+
+@organisms.command("train")
+def train_organisms(
+    out: Annotated[Path, typer.Option(help="Where the models go; those already there are kept.")] = Path(
+        "runs/organisms"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed gives another family; 0 ships.")] = 0,
+    processes: Annotated[int, typer.Option(help="Models trained side by side, one thread each.")] = 2,
+) -> None:
+    """Train the whole family from scratch: up to half an hour on two cores.
+
+    An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
+    """
+    from workbench.organisms.family import train_family
+
+    train_family(out, seed=seed, processes=processes)
+
+
+def _profile(model: "Model") -> "tuple[LayerProfile, Any]":
+    from workbench.activations import last_token_activations
+    from workbench.profiles import layer_profile
+    from workbench.prompts import load_contrast
+    from workbench.vectors import mean_difference
+
+    pairs = load_contrast("small-world")
+    vectors = mean_difference(last_token_activations(model, pairs.train, progress=True))
+    return layer_profile(vectors, last_token_activations(model, pairs.val, progress=True)), vectors
+
+
+def _plan(target: "Model", aligned: "Model", alpha: float, scale: Scale, min_auroc: float) -> "SteeringPlan":
+    from workbench.activations import last_token_activations
+    from workbench.gates import ThresholdGate
+    from workbench.profiles import select_layers
+    from workbench.prompts import load_contrast
+    from workbench.steering import SteeringPlan
+
+    (ours, srv), (theirs, ssv) = _profile(target), _profile(aligned)
+    read = last_token_activations(target, load_contrast("small-world").train)
+    gate = ThresholdGate.fit(srv, read)
+    chosen = select_layers(ours, theirs, min_auroc=min_auroc)
+    return SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale)
+
+
+def _show_pairs(plan: "SteeringPlan", before: "Sequence[Completion]", after: "Sequence[Completion]") -> None:
+    console = Console()
+    for plain, steered in zip(before, after, strict=True):
+        gate = steered.gate_open or ()
+        opened = [layer for layer in plan.layers if gate[layer]]
+        decision = (
+            f"gate open at layers {', '.join(map(str, opened))}"
+            if opened
+            else "gate closed: nothing is added"
+        )
+        console.print(f"[bold]{escape(plain.prompt.text)}[/bold]  [dim]{decision}[/dim]")
+        console.print(f"  as it is  {escape(plain.text)}")
+        console.print(f"  steered   {escape(steered.text)}\n")
