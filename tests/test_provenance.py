@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +102,12 @@ def test_a_full_disk_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest
     assert os.listdir(tmp_path) == ["file.bin"]
 
 
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not save .*file/v\.safetensors .*choose another folder"):
+        write_safely(tmp_path / "file" / "v.safetensors", b"x")
+
+
 def test_an_interrupted_save_leaves_the_earlier_file(tmp_path: Path):
     path = tmp_path / "file.bin"
     write_safely(path, b"earlier")
@@ -111,6 +119,27 @@ def test_an_interrupted_save_leaves_the_earlier_file(tmp_path: Path):
         write_safely(path, interrupt)
     assert path.read_bytes() == b"earlier"
     assert os.listdir(tmp_path) == ["file.bin"]
+
+
+def test_kill_9_in_the_middle_leaves_the_earlier_file(tmp_path: Path):
+    path = tmp_path / "file.bin"
+    write_safely(path, b"earlier")
+    code = f"""
+import os, signal
+from workbench.provenance import write_safely
+
+def die(file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+write_safely({str(path)!r}, die)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert path.read_bytes() == b"earlier"
+    write_safely(path, b"later")
+    assert path.read_bytes() == b"later"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -147,14 +148,16 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError as error:
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise OSError(
             error.errno,
             f"could not save {path} ({error.strerror or error}): nothing was changed; "
             "make room or choose another folder, then save again",
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def save_tensors(
