@@ -11,7 +11,12 @@ from workbench.stats import auroc, cluster_bootstrap, cluster_frame, paired_diff
 
 def test_wilson_against_published_values():
     # Newcombe 1998, table I: 81/263, 15/148, 0/20, 1/29, method 3.
-    for successes, n, low, high in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)]:
+    for successes, n, low, high in [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ]:
         estimate = wilson(successes, n)
         assert estimate.low == pytest.approx(low, abs=5e-5)
         assert estimate.high == pytest.approx(high, abs=5e-5)
@@ -126,8 +131,21 @@ def test_cluster_frame():
     assert list(cluster_frame([(), ()]).columns) == ["prompt"]
 
 
-def test_missing_clusters_are_one_cluster():
-    clusters = pd.DataFrame({"object": ["a", None, None, "b"]})
+def test_none_shares_nothing():
+    pairs = [
+        (("wrapper", "none"),),
+        (("wrapper", "none"),),
+        (("wrapper", "suffix"),),
+        (("wrapper", "suffix"),),
+    ]
+    frame = cluster_frame(pairs)
+    assert cluster_bootstrap([1, 0, 1, 0], frame).clusters == 3
+    assert "at least Wilson with 3 distinct" in cluster_bootstrap([1, 0, 1, 0], frame).method
+    assert list(cluster_frame(pairs[:2]).columns) == ["prompt"]
+
+
+def test_a_missing_cluster_is_one_of_its_own():
+    clusters = pd.DataFrame({"object": ["a", None, None, "a"]})
     assert cluster_bootstrap([1, 0, 1, 0], clusters).clusters == 3
     assert auroc([3, 4, 1, 2], [True, True, False, False], clusters).mean == 1.0
 
@@ -137,7 +155,10 @@ def test_missing_clusters_are_one_cluster():
     [
         (lambda: wilson(3, 0), r"got 3 successes of 0, expected n ≥ 1"),
         (lambda: cluster_bootstrap([]), r"got values of shape \(0,\), expected one number per prompt"),
-        (lambda: cluster_bootstrap([float("nan")]), r"none of 1 values is scored \(all NaN\): check the judge"),
+        (
+            lambda: cluster_bootstrap([float("nan")]),
+            r"none of 1 values is scored \(all NaN\): check the judge",
+        ),
         (lambda: cluster_bootstrap([1, 0], ["a"]), r"got 1 cluster labels for 2 values"),
         (lambda: paired_difference([1, 0], [1]), r"got 2 and 1 values, expected one pair per prompt"),
         (lambda: paired_difference([5.0], [1.0]), r"got values beyond 0 to 1, expected rates"),

@@ -3,7 +3,7 @@
     Wilson (1927):      (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
     cluster bootstrap:  draw whole clusters with replacement, average their prompts, take percentiles
 
-Prompts that share a verb, an object, a category or a wrapper are not independent. Every cluster column is resampled in
+Prompts that share a verb, an object, a category or a wrapper are not independent; one without a wrapper shares none. Every cluster column is resampled in
 turn and the widest interval is reported with the name of its column: no single column is known to be the right one,
 and the widest holds whichever is. A bootstrap sees no spread where every reply is alike (0 of n), and too little where
 nearly all are, so an interval of rates is never narrower than Wilson's with the number of *distinct* prompts, those
@@ -16,7 +16,7 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,8 +132,8 @@ def auroc(
     mean = float(wins.mean())
     low, high, k, column = mean, mean, 0, ""
     for name in columns.columns:
-        sides = [pd.factorize(columns.loc[mask, name], use_na_sentinel=False)[0] for mask in (truth, ~truth)]
-        counts = [side.max() + 1 for side in sides]
+        sides = [_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
+        counts = [int(side.max()) + 1 for side in sides]
         if min(counts) < 2:
             continue
         drawings = (_draws(count, n_boot, seed + side) for side, count in enumerate(counts))
@@ -141,7 +141,7 @@ def auroc(
         drawn = ((weights[0] @ wins) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
         bounds = np.percentile(drawn, [2.5, 97.5])
         if not column or bounds[1] - bounds[0] > high - low:
-            low, high, k, column = float(bounds[0]), float(bounds[1]), int(min(counts)), str(name)
+            low, high, k, column = float(bounds[0]), float(bounds[1]), min(counts), str(name)
     distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
     floor_low, floor_high = _wilson_bounds(mean, distinct)
     method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
@@ -151,11 +151,11 @@ def auroc(
 def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.DataFrame:
     """One row per prompt and one column per kind of cluster, from each prompt's (kind, value) pairs.
 
-    `seen` is left out: it says how a prompt was drawn, not what it shares. Prompts that share nothing get a column of
-    their numbers.
+    `seen` is left out: it says how a prompt was drawn, not what it shares. "none" is missing: prompts without a wrapper
+    share none. Prompts that share nothing at all get a column of their numbers.
     """
     frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
-    frame = frame.drop(columns="seen", errors="ignore")
+    frame = frame.drop(columns="seen", errors="ignore").replace("none", None).dropna(axis=1, how="all")
     return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
 
 
@@ -189,8 +189,17 @@ def _scored(values: ArrayLike, clusters: Clusters | None) -> tuple[Floats, pd.Da
     return array[scored], columns[scored].reset_index(drop=True)
 
 
+def _codes(column: "pd.Series[Any]") -> NDArray[np.int64]:
+    """Cluster numbers from 0; a missing label makes a cluster of its own."""
+    codes, labels = pd.factorize(column)
+    missing = codes < 0
+    codes[missing] = len(labels) + np.arange(missing.sum())
+    return codes.astype(np.int64)
+
+
 def _distinct(columns: pd.DataFrame) -> int:
-    return len(columns.drop_duplicates())
+    alone = columns.isna().all(axis=1)
+    return int(alone.sum()) + len(columns[~alone].drop_duplicates())
 
 
 @lru_cache(maxsize=64)
@@ -205,8 +214,8 @@ def _widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> tu
     mean = float(values.mean())
     best: tuple[float, float, int, str] | None = None
     for name in columns.columns:
-        codes, labels = pd.factorize(cast(Any, columns[name]), use_na_sentinel=False)
-        k = len(labels)
+        codes = _codes(columns[name])
+        k = int(codes.max()) + 1
         if k < 2:  # one cluster cannot be resampled: a column that is constant says nothing about spread
             continue
         sums, sizes = np.bincount(codes, values, k), np.bincount(codes, minlength=k)

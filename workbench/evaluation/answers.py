@@ -88,7 +88,7 @@ def answer(
                 "plan": turn,
                 "label": prompts[i].label,
                 "source": prompts[i].source,
-                **{f"cluster_{kind}": value for kind, value in prompts[i].cluster if kind != "seen"},
+                **{f"cluster_{kind}": value for kind, value in prompts[i].cluster},
                 "reply": completion.text,
                 "finished": completion.finished,
                 "verdict": score.verdict,

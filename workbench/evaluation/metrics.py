@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from workbench.stats import Estimate, cluster_bootstrap, paired_difference
+from workbench.stats import Estimate, cluster_bootstrap, cluster_frame, paired_difference
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _by_prompt(frame: pd.DataFrame, metric: str) -> tuple[pd.Series, pd.DataFram
 
 def _clusters(part: pd.DataFrame) -> pd.DataFrame:
     """One row per prompt, in the order of its number, a column per kind of cluster that these prompts have."""
-    columns = [c for c in part.columns if c.startswith("cluster_")]
+    columns = [column for column in part.columns if column.startswith("cluster_")]
     first = part.drop_duplicates("prompt").sort_values("prompt")
-    named = first[columns].dropna(axis=1, how="all").rename(columns=lambda c: c.removeprefix("cluster_"))
-    return named.reset_index(drop=True) if len(named.columns) else first[["prompt"]].reset_index(drop=True)
+    named = first[columns].rename(columns=lambda column: column.removeprefix("cluster_"))
+    return cluster_frame([tuple(pairs.items()) for pairs in named.to_dict("records")])

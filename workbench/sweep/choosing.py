@@ -1,7 +1,7 @@
 """Everything the method leaves open, chosen on validation by rules declared here, before any test prompt is read.
 
     layers      both models reach `min_auroc` there                                                  (the paper's L_G)
-    gate        direction: the target's own, less its component along the axis from harmless to the domain's own prompts;
+    gate        direction: the target's own, less its component along the axis from harmless to the domain's prompts;
                 threshold: at most `false_positive_rate` of the harmless, of the contrast and of the domain prompts open
                 it; layer: the one that then opens on most attacks
     setting     in two stages, the same for every arm: layer sets and positions at two strengths, then all strengths at
@@ -30,7 +30,8 @@ from workbench.profiles import LayerProfile, layer_profile, select_layers
 from workbench.prompts import ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
-from workbench.sweep import SweepResult, run_sweep
+from workbench.sweep.results import SweepResult
+from workbench.sweep.running import run_sweep
 from workbench.vectors import SteeringVectors, mean_difference, random_band, shuffled_labels
 
 MIN_AUROC = 0.95

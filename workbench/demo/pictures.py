@@ -1,0 +1,149 @@
+"""The five pictures of the main job, each titled with what this run found.
+
+The trap: a title written before the run is a hope. Every number in a title is taken from the frame that is drawn.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from workbench import plots
+from workbench.demo.target import Outcome
+from workbench.evaluation.conditions import TITLES
+from workbench.export import save_figure
+
+METRIC_NAMES = {
+    "asr_not_refused": "attacks not refused",
+    "jailbreak_not_refused": "jailbreaks not refused",
+    "over_refusal": "harmless refused",
+    "broken": "broken",
+}
+TRADE_OFF_NAMES = {
+    **{metric: name for metric, name in METRIC_NAMES.items() if metric != "broken"},
+    "utility": "domain accuracy",
+}
+
+
+def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> list[Path]:
+    """Write all five: four about the first target, the trade-off about all. Returns the paths of the pictures."""
+    first = outcomes[0]
+    layers, gate_layer = first.numbers["layers"], first.numbers["gate_layer"]
+    saved = []
+    frame = first.frames["layer-profile"]
+    fig = plots.layer_profile(
+        frame,
+        chosen=layers,
+        finding=profile_finding(first),
+        method=f"AUROC of the projection on val; {sample}",
+    )
+    saved.append(save_figure(fig, frame, folder / "layer-profile.svg"))
+    frame = first.frames["projections"]
+    fig = plots.projections(frame, chosen=layers, finding=projection_finding(first))
+    saved.append(save_figure(fig, frame, folder / "projections.svg"))
+    frame = first.frames["gate-map"]
+    fig = plots.gate_map(frame, chosen_gate=gate_layer, finding=gate_finding(first))
+    saved.append(save_figure(fig, frame, folder / "gate-map.svg"))
+    frame = strength_frame(first)
+    fig = plots.strength_curves(
+        frame, chosen=first.numbers["alpha"], unit="α, in units of ‖v'‖", finding=strength_finding(first),
+        method=f"{first.name}, layers {_listed(layers)}, {first.numbers['positions']} positions; shifts of equal length "
+        "at equal α; bands: 95 % intervals; dotted: the chosen α; on a sample of val",
+    )  # fmt: skip
+    saved.append(save_figure(fig, frame, folder / "strength-curves.svg"))
+    frame = trade_off_frame(outcomes)
+    fig = plots.trade_off(
+        frame, names=TITLES, finding=trade_off_finding(outcomes), method=f"shares of test prompts, {sample}; "
+        "bars: 95 % intervals; every control at the α, layers and gate of ours",
+    )  # fmt: skip
+    saved.append(save_figure(fig, frame, folder / "trade-off.svg"))
+    return saved
+
+
+def strength_frame(outcome: Outcome) -> pd.DataFrame:
+    """The sweep's summary as `plots.strength_curves` wants it."""
+    frame = outcome.frames["strength"]
+    arms = {
+        arm: arm if arm in ("steered", "unsteered") else TITLES.get(arm, arm) for arm in frame["arm"].unique()
+    }
+    arms["random"] = "random"
+    return frame.assign(metric=frame["metric"].map(METRIC_NAMES), arm=frame["arm"].map(arms))
+
+
+def trade_off_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Every target's estimates as `plots.trade_off` wants them."""
+    parts = []
+    for outcome in outcomes:
+        frame = outcome.frames["trade-off"]
+        part = frame[frame["metric"].isin(TRADE_OFF_NAMES) & frame["arm"].isin(TITLES)]
+        kinds = part["metric"].map(TRADE_OFF_NAMES)
+        parts.append(
+            part.assign(panel=outcome.name, condition=part["arm"], kind=kinds).drop(columns=["arm", "metric"])
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def profile_finding(outcome: Outcome) -> str:
+    """At which layers both models read intent."""
+    layers = _listed(outcome.numbers["qualified_layers"])
+    return f"The {outcome.name} model and the aligned one both read intent at layers {layers}"
+
+
+def projection_finding(outcome: Outcome) -> str:
+    """Which kinds the target's own direction puts on the harmful side, at the gate's layer."""
+    frame, layer = outcome.frames["projections"], outcome.numbers["gate_layer"]
+    side = (
+        frame[frame["layer"] == layer]
+        .groupby("label")["projection"]
+        .apply(lambda values: (values > 0).mean())
+    )
+    said = ", ".join(f"{side[label]:.0%} of {label}" for label in plots.LABELS if label in side)
+    return f"On the harmful side at layer {layer}: {said} prompts"
+
+
+def gate_finding(outcome: Outcome) -> str:
+    """How often the gate opens at its layer, attacks against the rest."""
+    frame, layer = outcome.frames["gate-map"], outcome.numbers["gate_layer"]
+    at = frame[frame["layer"] == layer].set_index("label")
+    calm = at.loc[[label for label in at.index if label not in ("harmful", "jailbroken")]]
+    rest = (calm["open"] * calm["n"]).sum() / calm["n"].sum()
+    attacks = " and ".join(
+        f"{at.loc[k, 'open']:.0%} of {k}" for k in ("harmful", "jailbroken") if k in at.index
+    )
+    return f"The gate opens on {attacks} prompts, and on {rest:.1%} of all others"
+
+
+def strength_finding(outcome: Outcome) -> str:
+    """What the chosen α does, beside random directions of the same length."""
+    frame, alpha = outcome.frames["strength"], outcome.numbers["alpha"]
+    at = frame[(frame["metric"] == "asr_not_refused") & (frame["alpha"] == alpha)].set_index("arm")["mean"]
+    plain = frame[(frame["metric"] == "asr_not_refused") & (frame["arm"] == "unsteered")]["mean"].iloc[0]
+    return (
+        f"At α = {alpha:g} attacks not refused fall from {plain:.0%} to {at['steered']:.0%}; "
+        f"random directions of that length leave {at['random']:.0%}"
+    )
+
+
+def trade_off_finding(outcomes: Sequence[Outcome]) -> str:
+    """Attack success and accuracy, before and after, over all targets."""
+    before, after = ([o.numbers["conditions"][name] for o in outcomes] for name in ("none", "inferaligner"))
+    kept = [
+        (b["utility"], a["utility"]) for b, a in zip(before, after, strict=True) if b["utility"] is not None
+    ]
+    said = (
+        f"Attacks not refused fall from {_range(before, 'asr_not_refused')} to {_range(after, 'asr_not_refused')}, "
+        f"jailbreaks from {_range(before, 'jailbreak_not_refused')} to {_range(after, 'jailbreak_not_refused')}"
+    )
+    if kept:
+        said += f"; domain accuracy moves by at most {max(abs(a - b) for b, a in kept):.1%}"
+    return said
+
+
+def _range(numbers: Sequence[dict[str, float]], metric: str) -> str:
+    values = [f"{100 * number[metric]:.0f}" for number in numbers]
+    low, high = min(values, key=float), max(values, key=float)
+    return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return ", ".join(map(str, layers))

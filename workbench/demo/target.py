@@ -1,0 +1,152 @@
+"""One target of the main job: choose on validation, measure on test, keep what the pictures and the table need.
+
+The trap: the quick run is a sample of prompts, stated with every number. Its intervals are as wide as that makes them.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+import torch
+
+from workbench.evaluation.conditions import Who, conditions, control_plans
+from workbench.evaluation.protocol import Measured, describe, measure
+from workbench.loading import Model, load_model
+from workbench.profiles import gate_map, projections
+from workbench.prompts import ContrastSet, PromptSet, load_contrast, load_prompts
+from workbench.shipped import shipped_path
+from workbench.sweep.choosing import Choices, choose
+
+PAIRS = "small-world"
+QUICK_TEST = {"harmful": 60, "jailbroken": 60, "harmless": 40, "contrast": 40, "domain": 40}
+QUICK_SEARCH = {"harmful": 24, "jailbroken": 24, "harmless": 12, "contrast": 12, "domain": 12}
+FULL_SEARCH = {"harmful": 60, "jailbroken": 80, "harmless": 60, "contrast": 40, "domain": 40}
+STRENGTH_METRICS = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one target's run found, in plain values that pass between processes.
+
+    `numbers` is its part of demo.json, `frames` what the pictures draw, `sentences` how it was chosen, `examples` a
+    (kind, prompt, before, after, whether the gate opened) for the first test prompt of three kinds.
+    """
+
+    name: str
+    numbers: dict[str, Any]
+    frames: Mapping[str, pd.DataFrame]
+    sentences: tuple[str, ...]
+    examples: tuple[tuple[str, str, str, str, bool], ...]
+    seconds: dict[str, float]
+
+
+def stratified(prompts: PromptSet, sizes: Mapping[str, int], *, seed: int = 0) -> PromptSet:
+    """At most `sizes[label]` prompts of each label, drawn by `seed`, in the labels' order."""
+    drawn = []
+    for label, size in sizes.items():
+        if label in prompts.labels:
+            part = prompts.labelled(label)
+            drawn += list(part.sample(min(size, len(part)), seed=seed))
+    return PromptSet(prompts.name, tuple(drawn))
+
+
+def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
+    """The target with the companions that ship for it, and the aligned model, as plain transformers models."""
+    found: dict[Who, Model] = {"target": load_model(f"organism:{name}", backend="plain")}
+    for who, folder in (("safety_sft", f"{name}-safety-sft"), ("from_aligned", f"{name}-chat")):
+        if shipped_path("organisms", folder).is_dir():
+            found[who] = load_model(f"organism:{folder}", backend="plain")  # type: ignore[index]
+    return found, load_model("organism:aligned", backend="plain")
+
+
+def run_target(name: str, full: bool, *, threads: int | None = None) -> Outcome:
+    """The whole job for one embedded target: `finance`, `medicine`, `maths`, or `general`, which has no domain."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    pairs = load_contrast(PAIRS, domain=None if name == "general" else name)
+    other = load_prompts(shipped_path("prompts", PAIRS, "other-concept.jsonl"))
+    models, aligned = load_embedded(name)
+    return run_models(name, models, aligned, pairs, other, full=full)
+
+
+def run_models(
+    name: str,
+    models: Mapping[Who, Model],
+    aligned: Model,
+    pairs: ContrastSet,
+    other_concept: PromptSet,
+    *,
+    full: bool,
+) -> Outcome:
+    """Choose on `pairs.val`, measure every condition on `pairs.test`."""
+    start = time.perf_counter()
+    searched = stratified(pairs.val, FULL_SEARCH if full else QUICK_SEARCH)
+    made = choose(models["target"], aligned, pairs, other_concept, search_on=searched, controls=full)
+    chosen_at = time.perf_counter()
+    test = pairs.test if full else stratified(pairs.test, QUICK_TEST)
+    rows = conditions(
+        made.ours,
+        made.paper,
+        control_plans(made.ours, made.evidence.controls),
+        companions=[who for who in models if who != "target"],
+        deal_random=not full,
+    )
+    measured = measure(models, test, rows, at_best=made.controls_at_best)
+    seconds = {"choose": chosen_at - start, "measure": time.perf_counter() - chosen_at}
+    return Outcome(
+        name=name,
+        numbers=_numbers(made, measured, test),
+        frames=_frames(made, measured),
+        sentences=(*made.sentences(), *filter(None, [made.evidence.cosine_warning])),
+        examples=_examples(test, measured),
+        seconds={key: round(value, 1) for key, value in seconds.items()},
+    )
+
+
+def _numbers(made: Choices, measured: Measured, test: PromptSet) -> dict[str, Any]:
+    opened = measured.gate_open()
+    ours = describe(made.ours)
+    cosine = made.evidence.srv.cosine(made.evidence.ssv)[list(made.ours.layers)]
+    return {
+        "layers": ours["layers"],
+        "alpha": ours["alpha"],
+        "scale": ours["scale"],
+        "positions": ours["positions"],
+        "gate_layer": made.gate.shared_layer,
+        "qualified_layers": list(made.layers),
+        "cosine_srv_ssv": [round(float(value), 3) for value in cosine],
+        "gate_open": {label: round(found.mean, 4) for label, found in opened.items()},
+        "gate_open_intervals": {
+            k: [round(found.low, 4), round(found.high, 4)] for k, found in opened.items()
+        },
+        "choices": made.sentences(),
+        "prompts": {label: test.labels.count(label) for label in dict.fromkeys(test.labels)},
+        "prompts_hash": test.hash,
+        "conditions": measured.to_json(),
+    }
+
+
+def _frames(made: Choices, measured: Measured) -> dict[str, pd.DataFrame]:
+    evidence = made.evidence
+    return {
+        "layer-profile": pd.concat([profile.frame for profile in evidence.profiles], ignore_index=True),
+        "projections": projections(evidence.srv, evidence.target_val),
+        "gate-map": gate_map(replace(made.gate, shared_layer=None), evidence.target_val),
+        "strength": made.strength.summary(metrics=STRENGTH_METRICS),
+        "trade-off": measured.estimates(),
+    }
+
+
+def _examples(test: PromptSet, measured: Measured) -> tuple[tuple[str, str, str, str, bool], ...]:
+    """The first prompt of three kinds: the first, not the finest."""
+    before, after = (measured.arm(name).set_index("prompt") for name in ("none", "inferaligner"))
+    examples = []
+    for label in ("harmful", "jailbroken", "domain" if "domain" in test.labels else "harmless"):
+        i = test.labels.index(label)
+        opened = bool(after.loc[i, "open"])
+        examples.append(
+            (label, test[i].text, str(before.loc[i, "reply"]), str(after.loc[i, "reply"]), opened)
+        )
+    return tuple(examples)
