@@ -3,11 +3,12 @@
     Wilson (1927):      (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
     cluster bootstrap:  draw whole clusters with replacement, average their prompts, take percentiles
 
-Prompts that share a verb, an object, a category or a wrapper are not independent; one without a wrapper shares none. Every cluster column is resampled in
-turn and the widest interval is reported with the name of its column: no single column is known to be the right one,
-and the widest holds whichever is. A bootstrap sees no spread where every reply is alike (0 of n), and too little where
-nearly all are, so an interval of rates is never narrower than Wilson's with the number of *distinct* prompts, those
-that differ in some cluster column, in place of n. The two together are continuous: 1 of n is never surer than 0 of n.
+Prompts that share a verb, an object, a category or a wrapper are not independent; one without a wrapper shares none.
+Every cluster column is resampled in turn and the widest interval is reported with the name of its column: no single
+column is known to be the right one, and the widest holds whichever is. A bootstrap sees no spread where every reply is
+alike (0 of n), and too little where nearly all are, so an interval of rates is never narrower than Wilson's with the
+number of *distinct* prompts, those that differ in some cluster column, in place of n. The two together are continuous:
+1 of n is never surer than 0 of n.
 
 The trap: with few clusters (below ten, say) a bootstrap interval is too narrow; `clusters` tells how many there were.
 """
@@ -45,7 +46,7 @@ class Estimate:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def wilson(successes: float, n: int) -> Estimate:
+def wilson(successes: float | int, n: int) -> Estimate:
     """The Wilson interval of a proportion: right at 0 and n too, where the textbook interval has no width.
 
     `successes` may be fractional, as when every value is itself a mean of several runs.

@@ -75,7 +75,7 @@ def dress(fig: go.Figure, finding: str, method: str, *, width: int = 860, height
         template=TEMPLATE,
         width=width,
         height=height + lines,
-        margin_t=lines + 52,
+        margin_t=lines + 52 + 12 * (len(title) - 1),
         # Plotly anchors a title by its first line's top only where there is one line: push the others down by hand.
         title=dict(
             text="<br>".join(title),

@@ -47,8 +47,8 @@ def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> 
     frame = strength_frame(first)
     fig = plots.strength_curves(
         frame, chosen=first.numbers["alpha"], unit="α, in units of ‖v'‖", finding=strength_finding(first),
-        method=f"{first.name}, layers {_listed(layers)}, {first.numbers['positions']} positions; shifts of equal length "
-        "at equal α; bands: 95 % intervals; dotted: the chosen α; on a sample of val",
+        method=f"{first.name}, layers {_listed(layers)}, {first.numbers['positions']} positions, a sample of val; "
+        "equal α, equal length of shift; bands: 95 % intervals",
     )  # fmt: skip
     saved.append(save_figure(fig, frame, folder / "strength-curves.svg"))
     frame = trade_off_frame(outcomes)
@@ -97,8 +97,8 @@ def projection_finding(outcome: Outcome) -> str:
         .groupby("label")["projection"]
         .apply(lambda values: (values > 0).mean())
     )
-    said = ", ".join(f"{side[label]:.0%} of {label}" for label in plots.LABELS if label in side)
-    return f"On the harmful side at layer {layer}: {said} prompts"
+    said = ", ".join(f"{_percent(side[label])} of {label}" for label in plots.LABELS if label in side)
+    return f"By the target's own direction at layer {layer}, on the harmful side: {said} prompts"
 
 
 def gate_finding(outcome: Outcome) -> str:
@@ -108,9 +108,9 @@ def gate_finding(outcome: Outcome) -> str:
     calm = at.loc[[label for label in at.index if label not in ("harmful", "jailbroken")]]
     rest = (calm["open"] * calm["n"]).sum() / calm["n"].sum()
     attacks = " and ".join(
-        f"{at.loc[k, 'open']:.0%} of {k}" for k in ("harmful", "jailbroken") if k in at.index
+        f"{_percent(at.loc[k, 'open'])} of {k}" for k in ("harmful", "jailbroken") if k in at.index
     )
-    return f"The gate opens on {attacks} prompts, and on {rest:.1%} of all others"
+    return f"The gate opens on {attacks} prompts, and on {100 * rest:.1f} % of all others"
 
 
 def strength_finding(outcome: Outcome) -> str:
@@ -119,8 +119,8 @@ def strength_finding(outcome: Outcome) -> str:
     at = frame[(frame["metric"] == "asr_not_refused") & (frame["alpha"] == alpha)].set_index("arm")["mean"]
     plain = frame[(frame["metric"] == "asr_not_refused") & (frame["arm"] == "unsteered")]["mean"].iloc[0]
     return (
-        f"At α = {alpha:g} attacks not refused fall from {plain:.0%} to {at['steered']:.0%}; "
-        f"random directions of that length leave {at['random']:.0%}"
+        f"At α = {alpha:g} attacks not refused fall from {_percent(plain)} to {_percent(at['steered'])}; "
+        f"random directions of that length leave {_percent(at['random'])}"
     )
 
 
@@ -135,7 +135,12 @@ def trade_off_finding(outcomes: Sequence[Outcome]) -> str:
         f"jailbreaks from {_range(before, 'jailbreak_not_refused')} to {_range(after, 'jailbreak_not_refused')}"
     )
     if kept:
-        said += f"; domain accuracy moves by at most {max(abs(a - b) for b, a in kept):.1%}"
+        moved = 100 * max(abs(a - b) for b, a in kept)
+        said += (
+            f"; domain accuracy moves by at most {moved:.1f} points"
+            if moved
+            else "; domain accuracy stays as it is"
+        )
     return said
 
 
@@ -143,6 +148,10 @@ def _range(numbers: Sequence[dict[str, float]], metric: str) -> str:
     values = [f"{100 * number[metric]:.0f}" for number in numbers]
     low, high = min(values, key=float), max(values, key=float)
     return f"{low} %" if low == high else f"{low}–{high} %"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _listed(layers: Sequence[int]) -> str:

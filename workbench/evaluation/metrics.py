@@ -98,5 +98,5 @@ def _clusters(part: pd.DataFrame) -> pd.DataFrame:
     """One row per prompt, in the order of its number, a column per kind of cluster that these prompts have."""
     columns = [column for column in part.columns if column.startswith("cluster_")]
     first = part.drop_duplicates("prompt").sort_values("prompt")
-    named = first[columns].rename(columns=lambda column: column.removeprefix("cluster_"))
-    return cluster_frame([tuple(pairs.items()) for pairs in named.to_dict("records")])
+    kinds = [column.removeprefix("cluster_") for column in columns]
+    return cluster_frame([tuple(zip(kinds, row, strict=True)) for row in first[columns].to_numpy().tolist()])

@@ -24,7 +24,7 @@ def run_sweep(
     prompts: PromptSet,
     plan: SteeringPlan,
     *,
-    alpha: Sequence[float],
+    alpha: Sequence[float | int],
     layers: Sequence[Sequence[int]] | None = None,
     positions: Sequence[Positions] | None = None,
     placebo: int = 10,
