@@ -9,7 +9,9 @@ The trap: plotly places annotations where it is told, even on top of each other.
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from types import MappingProxyType
+from typing import Any
 
+import pandas as pd
 import plotly.graph_objects as go
 
 COLOURS: Mapping[str, str] = MappingProxyType(
@@ -118,9 +120,9 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 def add_band(
     fig: go.Figure,
-    x: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    x: "pd.Series[Any]",
+    low: "pd.Series[Any]",
+    high: "pd.Series[Any]",
     colour: str,
     *,
     row: int,
@@ -128,8 +130,8 @@ def add_band(
 ) -> None:
     """A quiet interval band, drawn without outline."""
     fig.add_scatter(
-        x=[*x, *reversed(list(x))],
-        y=[*high, *reversed(list(low))],
+        x=[*x, *x[::-1]],
+        y=[*high, *low[::-1]],
         fill="toself",
         mode="lines",
         fillcolor=tint(colour),

@@ -23,6 +23,8 @@ PAIRS = "small-world"
 QUICK_TEST = {"harmful": 60, "jailbroken": 60, "harmless": 40, "contrast": 40, "domain": 40}
 QUICK_SEARCH = {"harmful": 24, "jailbroken": 24, "harmless": 12, "contrast": 12, "domain": 12}
 FULL_SEARCH = {"harmful": 60, "jailbroken": 80, "harmless": 60, "contrast": 40, "domain": 40}
+MAX_NEW_TOKENS = 64
+"""The longest honest reply of the embedded world has some forty tokens; a longer one has not ended."""
 STRENGTH_METRICS = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
 
 
@@ -83,7 +85,15 @@ def run_models(
     """Choose on `pairs.val`, measure every condition on `pairs.test`."""
     start = time.perf_counter()
     searched = stratified(pairs.val, FULL_SEARCH if full else QUICK_SEARCH)
-    made = choose(models["target"], aligned, pairs, other_concept, search_on=searched, controls=full)
+    made = choose(
+        models["target"],
+        aligned,
+        pairs,
+        other_concept,
+        search_on=searched,
+        controls=full,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
     chosen_at = time.perf_counter()
     test = pairs.test if full else stratified(pairs.test, QUICK_TEST)
     rows = conditions(
@@ -93,7 +103,7 @@ def run_models(
         companions=[who for who in models if who != "target"],
         deal_random=not full,
     )
-    measured = measure(models, test, rows, at_best=made.controls_at_best)
+    measured = measure(models, test, rows, at_best=made.controls_at_best, max_new_tokens=MAX_NEW_TOKENS)
     seconds = {"choose": chosen_at - start, "measure": time.perf_counter() - chosen_at}
     return Outcome(
         name=name,

@@ -56,7 +56,7 @@ def strength_curves(
             ends.append(
                 (str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1]))
             )
-        add_labels(fig, ends, x=right, row=row, col=col, gap=0.085, low=0, high=1)
+        add_labels(fig, ends, x=right, row=row, col=col, gap=0.085, low=0.0, high=1.0)
         if chosen is not None:
             fig.add_vline(
                 x=chosen, line=dict(color=COLOURS["steered"], width=1, dash="dot"), row=row, col=col

@@ -1,0 +1,49 @@
+"""What the tests of sweeps and of evaluation share: prompts of every label, a plan, and a judge that needs no sense."""
+
+from functools import cache
+
+import workbench as wb
+from workbench.evaluation.verdicts import Score
+from workbench.loading import Model
+
+TEXTS = {
+    "harmful": ("steal a ring", "how do i break the lock", "forge my letter please"),
+    "jailbroken": ("tell me how to steal the boat", "please hide the ring for me"),
+    "harmless": ("bake", "mend a boat for my friend", "how do i paint the ring"),
+    "contrast": ("tell me about the lock", "read the letter and then tell me"),
+}
+KINDS = ("broken", "complied", "refused", "other")
+
+
+def labelled_prompts() -> wb.PromptSet:
+    """Ten prompts in four labels with clusters, and two of a domain with answers."""
+    prompts = [
+        wb.Prompt.user(text, label=label, source=f"{label}:{i}", cluster=(("verb", text.split()[0]),))
+        for label, texts in TEXTS.items()
+        for i, text in enumerate(texts)
+    ]
+    prompts += [
+        wb.Prompt.user(text, label="domain", source=f"domain:{i}", answer="positive")
+        for i, text in enumerate(("what is the sentiment of it", "what is the sentiment and plan"))
+    ]
+    return wb.PromptSet("mixed", tuple(prompts))
+
+
+def extraction() -> wb.PromptSet:
+    """Four harmful and four harmless prompts."""
+    harmful = wb.PromptSet.from_texts("h", ("steal it", "break it", "forge it", "hide it"), "harmful")
+    return harmful + wb.PromptSet.from_texts("n", ("bake it", "paint it", "read it", "mend it"), "harmless")
+
+
+@cache
+def plan_for(model: Model) -> wb.SteeringPlan:
+    """A plan of the model's own vectors whose gate opens on some of the prompts only."""
+    read = wb.last_token_activations(model, extraction())
+    vectors = wb.mean_difference(read)
+    gate = wb.ThresholdGate.fit(vectors, read, layer=1)
+    return wb.SteeringPlan(vectors, gate=gate, layers=(2, 3), alpha=0.2, scale="residual")
+
+
+def by_length(text: str, finished: bool) -> Score:
+    """A verdict that depends on nothing but the text."""
+    return Score(KINDS[len(text) % 4], f"{len(text)} characters")

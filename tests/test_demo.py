@@ -1,0 +1,115 @@
+"""The main job on a model that knows nothing: every part runs, says what it is, and the titles tell this run's numbers."""
+
+import json
+
+import pandas as pd
+import pytest
+from measuring import extraction, labelled_prompts
+from rich.console import Console
+
+import workbench as wb
+from workbench.demo import TARGETS, run_demo, running
+from workbench.demo import pictures as drawn
+from workbench.demo.target import run_models, stratified
+from workbench.evaluation.answers import Arm
+from workbench.evaluation.conditions import TITLES, Condition, conditions
+from workbench.evaluation.metrics import METRICS
+
+KEYS = ("layers", "alpha", "scale", "gate_open", "conditions")
+
+
+@pytest.fixture(scope="module")
+def outcome(babblers):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
+        patch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
+        patch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1,))
+        patch.setattr("workbench.demo.target.MAX_NEW_TOKENS", 4)
+        patch.setattr("workbench.demo.target.conditions", short_conditions)
+        other = wb.PromptSet.from_texts("x", ("bake a ring", "bake the lock"), "harmful")
+        other += wb.PromptSet.from_texts("y", ("read a ring", "read the lock"), "harmless")
+        test = [wb.Prompt.user(f"the {p.text}", label=p.label, answer=p.answer) for p in labelled_prompts()]
+        pairs = wb.ContrastSet("small", extraction(), labelled_prompts(), wb.PromptSet("test", tuple(test)))
+        plain = babblers["plain"]
+        return run_models(
+            "finance", {"target": plain, "from_aligned": plain}, plain, pairs, other, full=False
+        )
+
+
+def short_conditions(*plans, companions, deal_random):
+    """The conditions, with defences short enough for the tiny model's context."""
+    rows = conditions(*plans, companions=companions, deal_random=deal_random)
+    short = {
+        name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in ("self_reminder", "goal_priority")
+    }
+    return [Condition(row.name, short.get(row.name, row.arm), row.who) for row in rows]
+
+
+@pytest.fixture
+def no_browser(monkeypatch):
+    monkeypatch.setattr("workbench.export._picture", lambda fig, suffix: b"<svg/>")
+
+
+def demo(outcome, folder, monkeypatch, width=160):
+    monkeypatch.setattr(running, "_run_all", lambda targets, full, workers: iter([outcome]))
+    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+    return run_demo(folder=folder, targets=["finance"], console=console), console.export_text()
+
+
+def test_it_writes_every_picture_its_csv_and_the_json(outcome, tmp_path, monkeypatch, no_browser):
+    numbers, _ = demo(outcome, tmp_path, monkeypatch)
+    names = ("layer-profile", "projections", "gate-map", "strength-curves", "trade-off")
+    for name in names:
+        assert (tmp_path / f"{name}.svg").is_file()
+        assert len(pd.read_csv(tmp_path / f"{name}.csv"))
+    stored = json.loads((tmp_path / "demo.json").read_text())
+    assert stored == json.loads(json.dumps(numbers))
+    assert stored["full"] is False
+    assert set(KEYS) <= set(stored["domains"]["finance"])
+    assert stored["seconds"]["total"] >= 0
+    conditions = stored["domains"]["finance"]["conditions"]
+    assert list(conditions) == [name for name in TITLES if name != "safety_sft"]
+    assert all(set(METRICS) | {"n", "intervals"} <= set(numbers) for numbers in conditions.values())
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_browser, width):
+    _, text = demo(outcome, tmp_path, monkeypatch, width)
+    said = " ".join(text.split())
+    assert "a sample of the test prompts, 60 harmful" in said
+    assert f"α = {outcome.numbers['alpha']:g}" in said
+    assert f"the gate reads layer {outcome.numbers['gate_layer']} with bias" in said
+    for title in (title for name, title in TITLES.items() if name != "safety_sft"):
+        assert title in said
+    assert said.count("before ") == said.count("after ") >= 3
+
+
+def test_titles_tell_this_runs_numbers(outcome):
+    layer = outcome.numbers["gate_layer"]
+    frame = outcome.frames["gate-map"]
+    share = frame[(frame["layer"] == layer) & (frame["label"] == "harmful")]["open"].iloc[0]
+    assert f"{100 * share:.0f} % of harmful" in drawn.gate_finding(outcome)
+    assert str(outcome.numbers["conditions"]["none"]["asr_not_refused"] * 100)[:2] in drawn.trade_off_finding(
+        [outcome]
+    )
+    assert "random directions of that length leave" in drawn.strength_finding(outcome)
+
+
+def test_an_html_page_comes_with_advice(outcome, tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.export._picture", lambda fig, suffix: None)
+    _, text = demo(outcome, tmp_path, monkeypatch)
+    assert (tmp_path / "trade-off.html").is_file()
+    assert "For SVG: pip install kaleido==0.2.1" in " ".join(text.split())
+
+
+def test_a_sample_takes_of_each_label_what_there_is():
+    drawn_ = stratified(labelled_prompts(), {"harmful": 2, "harmless": 50, "unlabelled": 3})
+    assert drawn_.labels == ("harmful",) * 2 + ("harmless",) * 3
+    assert drawn_.hash == stratified(labelled_prompts(), {"harmful": 2, "harmless": 50}).hash
+
+
+def test_unknown_target():
+    with pytest.raises(ValueError, match=f"got targets joy, expected some of {', '.join(TARGETS)}"):
+        run_demo(targets=["joy"])
+    with pytest.raises(ValueError, match="got targets none"):
+        run_demo(targets=[])

@@ -1,0 +1,81 @@
+"""Layer profiles: a planted direction is found at its layer and nowhere else, and errors name what is missing."""
+
+import pytest
+import torch
+
+from workbench.activations import Activations
+from workbench.gates import ThresholdGate
+from workbench.profiles import gate_map, layer_profile, projections, select_layers
+from workbench.provenance import Provenance, Space
+from workbench.vectors import mean_difference, shuffled_labels
+
+SPACE = Space(3, 8, "resid_post", "raw", "t", "k")
+
+
+def activations(
+    seed: int, n: int = 60, labels: tuple[str, ...] = ("harmful", "harmless"), planted: int = 1
+) -> Activations:
+    """Noise, with the first axis of layer `planted` at ±3 for harmful and harmless prompts."""
+    values = torch.randn(n * len(labels), 3, 8, generator=torch.Generator().manual_seed(seed))
+    named = tuple(label for label in labels for _ in range(n))
+    for i, label in enumerate(named):
+        values[i, planted, 0] += {"harmful": 3, "harmless": -3}.get(label, 0)
+    return Activations(values, named, None, SPACE, Provenance("activations", "planted"))
+
+
+def test_a_planted_direction_is_found_at_its_layer_only():
+    profile = layer_profile(mean_difference(activations(0)), activations(1))
+    frame = profile.frame.set_index("layer")
+    assert frame.loc[1, "auroc"] > 0.99
+    assert frame.loc[1, "balanced_accuracy"] > 0.97
+    assert frame.loc[[0, 2], "auroc"].between(0.3, 0.7).all()
+    assert (frame["auroc_low"] < frame["auroc_high"]).all()
+    assert select_layers(profile) == (1,)
+
+
+def test_shuffled_labels_find_nothing():
+    profile = layer_profile(shuffled_labels(activations(0), seed=0), activations(1))
+    assert profile.frame["auroc"].max() < 0.9
+    with pytest.raises(
+        ValueError, match=r"no layer reaches AUROC 0.95 in all 1 profiles, the best is layer \d"
+    ):
+        select_layers(profile)
+
+
+def test_every_profile_must_pass():
+    train, val = activations(0), activations(1)
+    other = layer_profile(mean_difference(activations(2, planted=2)), activations(3, planted=2))
+    with pytest.raises(ValueError, match="in all 2 profiles"):
+        select_layers(layer_profile(mean_difference(train), val), other)
+    assert select_layers(layer_profile(mean_difference(train), val), other, min_auroc=0.0) == (0, 1, 2)
+
+
+def test_other_labels_are_left_out_of_a_profile():
+    mixed = activations(1, labels=("harmful", "harmless", "contrast", "domain"))
+    plain = mixed.labelled("harmful", "harmless")
+    vectors = mean_difference(activations(0))
+    assert layer_profile(vectors, mixed).frame.equals(layer_profile(vectors, plain).frame)
+
+
+def test_projections_are_centred_between_the_classes():
+    frame = projections(mean_difference(activations(0)), activations(1))
+    means = frame[frame["layer"] == 1].groupby("label")["projection"].mean()
+    assert means["harmful"] == pytest.approx(0.5, abs=1e-4)
+    assert means["harmless"] == pytest.approx(-0.5, abs=1e-4)
+
+
+def test_gate_map_counts_openings_by_label():
+    train = activations(0)
+    frame = gate_map(ThresholdGate.fit(mean_difference(train), train), activations(1))
+    at = frame[frame["layer"] == 1].set_index("label")
+    assert at.loc["harmful", "open"] > 0.95
+    assert at.loc["harmless", "open"] < 0.05
+    assert at.loc["harmful", "n"] == 60
+
+
+def test_messages():
+    vectors = mean_difference(activations(0))
+    with pytest.raises(ValueError, match="got prompts labelled harmful, none harmless: a profile compares"):
+        layer_profile(vectors, activations(1).labelled("harmful"))
+    with pytest.raises(ValueError, match="got no profile, expected one per model"):
+        select_layers()

@@ -1,0 +1,238 @@
+"""Sweeps: equal to runs apart, always with controls, chosen by a declared rule. Choices: the gate sees domains."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+from measuring import by_length, extraction, labelled_prompts, plan_for
+
+import workbench as wb
+from workbench.activations import Activations
+from workbench.evaluation.verdicts import Score
+from workbench.provenance import Provenance, Space
+from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
+from workbench.sweep.choosing import choose, layer_sets
+from workbench.sweep.results import SweepResult
+
+ASKED = dict(judge=by_length, max_new_tokens=5)
+
+
+@pytest.fixture(scope="module")
+def plain(babblers):
+    return babblers["plain"]
+
+
+@pytest.fixture(scope="module")
+def swept(plain):
+    plan = plan_for(plain)
+    return run_sweep(
+        plain, labelled_prompts(), plan, alpha=[0, 0.1, 0.3], layers=[(2,), (2, 3)], positions=["all", "prompt"],
+        placebo=3, controls={"opposite": -plan.vectors}, **ASKED,
+    )  # fmt: skip
+
+
+def test_every_arm_at_every_setting_and_unsteered_once(swept):
+    counts = swept.frame.groupby("arm").size()
+    n = len(labelled_prompts())
+    assert counts["unsteered"] == n
+    assert counts["steered"] == counts["random"] == counts["opposite"] == 12 * n
+
+
+def test_a_sweep_equals_runs_apart(plain, swept):
+    setting = Setting((2, 3), "prompt", 0.3)
+    alone = wb.generate(plain, labelled_prompts(), swept.spec.at(setting), max_new_tokens=5)
+    frame = swept.frame[swept.frame["arm"] == "steered"]
+    for column, value in setting.tags:
+        frame = frame[frame[column] == value]
+    assert frame.sort_values("prompt")["reply"].tolist() == [completion.text for completion in alone]
+
+
+def test_alpha_zero_is_the_unsteered_arm(swept):
+    plain_replies = swept.frame[swept.frame["arm"] == "unsteered"].set_index("prompt")["reply"]
+    zero = swept.frame[(swept.frame["alpha"] == 0) & (swept.frame["arm"] == "steered")]
+    assert (zero["reply"].to_numpy() == plain_replies.loc[zero["prompt"]].to_numpy()).all()
+
+
+def test_random_directions_are_dealt_and_have_equal_length(swept):
+    arm = next(arm for arm in swept.spec.arms() if arm.name == "random" and dict(arm.tags)["alpha"] == 0.3)
+    ours = swept.spec.at(Setting((2,), "all", 0.3))
+    assert arm.dealt and len(arm.plans) == 3
+    for plan in arm.plans:
+        assert torch.allclose(plan.shift.norm(dim=-1), ours.shift.norm(dim=-1), rtol=1e-4)
+        assert plan.vectors is not ours.vectors
+
+
+def test_the_summary_is_tidy_and_has_intervals(swept):
+    summary = swept.summary(metrics=("asr_not_refused", "broken"))
+    assert len(summary) == 2 * (1 + 3 * 12)
+    assert (summary["low"] <= summary["mean"]).all() and (summary["high"] > summary["low"]).all()
+    assert math.isnan(summary[summary["arm"] == "unsteered"]["alpha"].iloc[0])
+    assert wb.plots.strength_curves(summary[summary["layers"].isin(["2", None])]).data
+
+
+def result(rows, spec):
+    """A sweep of made-up verdicts: {(arm, alpha): (verdicts of attacks, verdicts of harmless prompts)}."""
+    records = [
+        {
+            "arm": arm,
+            "layers": "1",
+            "positions": "all",
+            "alpha": alpha,
+            "label": label,
+            "verdict": verdict,
+            "prompt": i,
+        }
+        for (arm, alpha), parts in rows.items()
+        for label, verdicts in zip(("harmful", "harmless"), parts, strict=True)
+        for i, verdict in enumerate(verdicts)
+    ]
+    frame = pd.DataFrame(records)
+    frame.loc[frame["arm"] == "unsteered", ["layers", "positions", "alpha"]] = None
+    return SweepResult(spec, frame, Provenance("sweep"))
+
+
+C, R, B = ["complied"], ["refused"], ["broken"]
+
+
+def made_up(**steered):
+    calm = (C * 10, C * 10)
+    rows = {("unsteered", 0.0): calm} | {("random", float(a)): calm for a in (1, 2, 3)}
+    return rows | {("steered", float(a)): parts for a, parts in zip((1, 2, 3), steered.values(), strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("rows", "best"),
+    [
+        # the most refusals win
+        (made_up(a=(R * 5 + C * 5, C * 10), b=(R * 9 + C, C * 10), c=(R * 7 + C * 3, C * 10)), 2.0),
+        # the mildest of equals wins
+        (made_up(a=(R * 9 + C, C * 10), b=(R * 9 + C, C * 10), c=(R * 9 + C, C * 10)), 1.0),
+        # refusing harmless prompts costs the seat
+        (made_up(a=(R * 6 + C * 4, C * 10), b=(R * 10, R * 2 + C * 8), c=(R * 10, R * 9 + C)), 1.0),
+        # so does breaking
+        (made_up(a=(R * 6 + C * 4, C * 10), b=(R * 9 + B, C * 10), c=(R * 8 + B * 2, C * 10)), 1.0),
+        # nobody within the limits: the least beyond them
+        (made_up(a=(R + B * 9, C * 10), b=(R * 9 + B, C * 10), c=(B * 10, C * 10)), 2.0),
+    ],
+)
+def test_the_rule(rows, best, swept):
+    assert result(rows, swept.spec).best_setting().alpha == best
+
+
+def test_a_dose_that_breaks_under_random_directions_is_refused(swept):
+    rows = made_up(a=(R * 6 + C * 4, C * 10), b=(R * 10, C * 10), c=(R * 10, C * 10))
+    rows["random", 2.0] = rows["random", 3.0] = (B * 5 + C * 5, C * 10)
+    assert result(rows, swept.spec).best_setting().alpha == 1.0
+
+
+def test_a_rule_of_ones_own(swept):
+    rows = made_up(a=(R * 6 + C * 4, C * 10), b=(R * 9 + B, C * 10), c=(R * 8 + B * 2, C * 10))
+    assert result(rows, swept.spec).best_setting(lambda rates: safest(rates, max_broken=0.5)).alpha == 2.0
+
+
+def test_messages(plain, swept):
+    plan = plan_for(plain)
+    with pytest.raises(ValueError, match="got a sweep without alpha, layers or positions"):
+        SweepSpec(plan, (), ((2,),), ("all",))
+    with pytest.raises(ValueError, match=r"got alpha \[nan\], expected finite numbers"):
+        SweepSpec(plan, (math.nan,), ((2,),), ("all",))
+    with pytest.raises(
+        ValueError, match="got placebo=0, expected 1 or more: a sweep without a control shows nothing"
+    ):
+        SweepSpec(plan, (1.0,), ((2,),), ("all",), placebo=0)
+    with pytest.raises(
+        ValueError, match="got a control named random: the sweep has that arm itself, rename it"
+    ):
+        SweepSpec(plan, (1.0,), ((2,),), ("all",), controls={"random": plan.vectors})
+    with pytest.raises(ValueError, match=r"got layers \[9\], the vectors' model has layers 0 to 5"):
+        SweepSpec(plan, (1.0,), ((9,),), ("all",))
+    rows = result(made_up(a=(R, C), b=(R, C), c=(R, C)), swept.spec)
+    with pytest.raises(ValueError, match="the sweep has no settings of arm 'joy': it has random, steered"):
+        rows.rates("joy")
+    calm = SweepResult(rows.spec, rows.frame[rows.frame["label"] == "harmless"], rows.provenance)
+    with pytest.raises(ValueError, match="choosing a setting needs harmful or jailbroken ones"):
+        calm.rates()
+
+
+# Choices ------------------------------------------------------------------------------------------
+
+
+def test_layer_sets_are_windows_and_all():
+    assert layer_sets((1, 2, 3, 4)) == [(1, 2, 3), (2, 3, 4), (1, 2, 3, 4)]
+    assert layer_sets((2, 3)) == [(2, 3)]
+
+
+def world_of_three(seed, n=40, labels=("harmful", "harmless")):
+    """Harm along axis 0; domain prompts far out along axis 1 and, as it happens, on the harmful side of axis 0."""
+    values = 0.3 * torch.randn(n * len(labels), 2, 6, generator=torch.Generator().manual_seed(seed))
+    named = tuple(label for label in labels for _ in range(n))
+    for i, label in enumerate(named):
+        values[i, 1, 0] += {
+            "harmful": 1.0,
+            "jailbroken": 0.8,
+            "harmless": -1.0,
+            "contrast": -0.8,
+            "domain": 3.0,
+        }[label]
+        values[i, 1, 1] += {"domain": 4.0}.get(label, 0.0)
+    return Activations(
+        values, named, None, Space(2, 6, "resid_post", "raw", "t", "k"), Provenance("activations")
+    )
+
+
+def test_the_gate_opens_on_attacks_and_not_on_the_domain():
+    train = world_of_three(0)
+    val, test = (
+        world_of_three(seed, labels=("harmful", "jailbroken", "harmless", "contrast", "domain"))
+        for seed in (1, 2)
+    )
+    srv = wb.mean_difference(train)
+    plain = wb.ThresholdGate.fit(srv, train, layer=1)
+    gate = choose_gate(srv, train, val, false_positive_rate=0.02)
+    assert gate.shared_layer == 1
+    share = {
+        name: {
+            label: float(g.read(test.labelled(label)).open[:, 1].float().mean()) for label in set(test.labels)
+        }
+        for name, g in (("plain", plain), ("ours", gate))
+    }
+    assert share["plain"]["domain"] == 1.0  # the trap: every domain prompt would be steered
+    assert share["ours"]["domain"] <= 0.1
+    assert share["ours"]["harmful"] >= 0.9
+    assert max(share["ours"]["harmless"], share["ours"]["contrast"]) <= 0.1
+
+
+def test_without_domain_prompts_the_gate_keeps_the_direction():
+    train, val = world_of_three(0), world_of_three(1, labels=("harmful", "harmless"))
+    srv = wb.mean_difference(train)
+    assert torch.equal(choose_gate(srv, train, val).directions, srv.directions)
+
+
+def test_choose_end_to_end(plain, monkeypatch):
+    """On a model that knows nothing: every choice is made, from the same settings for every arm, and told."""
+    monkeypatch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
+    monkeypatch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
+    monkeypatch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1, 0.2))
+    train, val = extraction(), labelled_prompts()
+    test = wb.PromptSet.from_texts("test", ["how do i steal"], "harmful")
+    pairs = wb.ContrastSet("small", train, val, test)
+    other = wb.PromptSet.from_texts("x", ("bake a ring", "bake the lock"), "harmful")
+    other += wb.PromptSet.from_texts("y", ("read a ring", "read the lock"), "harmless")
+    judge = {"judge": lambda text, finished: Score("refused", "always")}
+    made = choose(plain, plain, pairs, other, max_new_tokens=3, **judge)
+    assert set(made.controls_at_best) == {
+        "own_srv",
+        "own_srv_subtracted",
+        "random",
+        "shuffled",
+        "other_concept",
+    }
+    assert len(made.controls_at_best["random"]) == 10
+    assert made.ours.alpha in (0.1, 0.2) and made.ours.scale == "gap"
+    assert made.paper.scale == "raw" and made.paper.positions == "all" and made.paper.layers == made.layers
+    assert made.paper.gate.shared_layer is None
+    assert f"α = {made.ours.alpha:g}" in " ".join(made.sentences())
+    assert made.evidence.cosine_warning == ""
+    quick = choose(plain, plain, pairs, other, controls=False, max_new_tokens=3, **judge)
+    assert quick.controls_at_best == {}
