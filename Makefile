@@ -28,10 +28,11 @@ test: $(STAMP)  ## all tests; ARGS="-m 'not slow'" or ARGS=tests/test_gates.py r
 
 lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-organisms: $(STAMP)  ## retrain the embedded models from scratch (up to half an hour on two cores)
+organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train
 
 benchmarks: $(STAMP)  ## what reading and steering cost beside the bare model, side by side in one run

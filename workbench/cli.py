@@ -197,19 +197,24 @@ def list_organisms() -> None:
 
 @organisms.command("train")
 def train_organisms(
-    out: Annotated[Path, typer.Option(help="Where the models go; those already there are kept.")] = Path(
-        "runs/organisms"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Where the models go; those that are there already are kept.")
+    ] = Path("runs/organisms"),
     seed: Annotated[int, typer.Option(help="Another seed gives another family; 0 ships.")] = 0,
     processes: Annotated[int, typer.Option(help="Models trained side by side, one thread each.")] = 2,
 ) -> None:
-    """Train the whole family from scratch: up to half an hour on two cores.
+    """Train the whole family from scratch, measure every member, and write its card: half an hour on two cores.
 
     An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
     """
-    from workbench.organisms.family import train_family
+    from workbench.organisms.cards import measure_member, write_card
+    from workbench.organisms.family import family, train_family
 
     train_family(out, seed=seed, processes=processes)
+    for member in family():
+        folder = out / member.name
+        write_card(member, folder, measure_member(folder, progress=True), seed=seed)
+    Console().print(f"{len(family())} models and their cards are in {out}/", markup=False)
 
 
 def _profile(model: "Model") -> "tuple[LayerProfile, Any]":
