@@ -5,9 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from workbench.cli import app
+from workbench.prompts import ContrastSet, PromptSet
 
 COMMANDS = (["layers"], ["ask"], ["organisms"], ["organisms", "list"], ["organisms", "train"], ["demo"])
 
@@ -96,3 +99,60 @@ def test_the_list_names_what_load_model_takes(
     lines = shell.invoke(app, ["organisms", "list"]).stdout.splitlines()
     assert lines[1].split() == ["organism:finance", "checkpoint", "1.5"]
     assert lines[2].split() == ["organism:finance-chat", "low-rank", "delta", "1.5"]
+
+
+@pytest.fixture
+def small_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of the shipped contrast set, one in the tiny models' few words."""
+
+    def part(friend: str) -> PromptSet:
+        kinds = (("harmful", ("steal", "break", "forge")), ("harmless", ("mend", "paint", "bake")))
+        parts = [
+            PromptSet.from_texts(label, [f"{verb} the {friend}" for verb in verbs], label)
+            for label, verbs in kinds
+        ]
+        return parts[0] + parts[1]
+
+    pairs = ContrastSet("small", part("lock"), part("boat"), part("letter"))
+    monkeypatch.setattr("workbench.prompts.load_contrast", lambda name: pairs)
+
+
+def test_layers_shows_every_layer_and_the_chosen_ones(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path]
+) -> None:
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    found = shell.invoke(app, ["layers", *models, "--min-auroc", "0"])
+    assert found.exit_code == 0, found.stderr
+    rows = [line.split() for line in found.stdout.splitlines()[1:5]]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3"]
+    assert all(row[-2:] == ["+1.00", "chosen"] for row in rows)
+    assert "Careful" not in found.stdout
+
+
+def test_ask_answers_before_and_after(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path]
+) -> None:
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    options = ["--min-auroc", "0", "--max-new-tokens", "4", "--alpha", "0"]
+    found = shell.invoke(app, ["ask", "steal the [ring]", "bake a letter", *models, *options])
+    assert found.exit_code == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert lines[0].startswith("steal the [ring]  gate ")
+    before, after = lines[1].removeprefix("  as it is  "), lines[2].removeprefix("  steered   ")
+    assert before == after  # α = 0
+    assert lines[4].startswith("bake a letter  gate ")
+
+
+def test_layers_of_two_families_come_with_a_warning(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """Same shape, same tokenizer, other weights: every check passes, and only the cosine tells."""
+    torch.manual_seed(99)
+    stranger = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(checkpoints["llama"]))
+    stranger.save_pretrained(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / file).write_bytes((checkpoints["llama"] / file).read_bytes())
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(tmp_path)]
+    found = shell.invoke(app, ["layers", *models, "--min-auroc", "0"])
+    assert found.exit_code == 0, found.stderr
+    assert "Careful" in found.stdout

@@ -114,9 +114,10 @@ def layers(
 ) -> None:
     """Which layers tell harmful from harmless prompts, in both models: the paper's choice of layers.
 
-    AUROC is the chance that a harmful prompt of the validation part projects higher than a harmless one. The cosine is
-    that of the two models' directions; models that do not share a family have one near 0, and their vectors do not
-    transfer.
+    AUROC is the chance that a harmful prompt of the validation part projects higher than a harmless one, with its 95 %
+    interval. The gap share is the distance between the aligned model's harmful and harmless means, as a share of its
+    residual's norm. The cosine is that of the two models' directions; models that do not share a family have one near
+    0, and their vectors do not transfer.
     """
     from workbench.loading import load_model
     from workbench.profiles import select_layers
@@ -128,13 +129,13 @@ def layers(
     cosine = vectors[0].cosine(vectors[1]).tolist()
     chosen = select_layers(*profiles, min_auroc=min_auroc)
     table = Table(
-        "layer", "AUROC target", "AUROC aligned", "gap / residual", "cosine", "", box=None, pad_edge=False
+        "layer", "AUROC target", "AUROC aligned", "gap share", "cosine", "", box=None, pad_edge=False
     )
     for layer, (ours, theirs) in enumerate(zip(*(p.frame.itertuples() for p in profiles), strict=True)):
         table.add_row(
             str(layer),
-            f"{ours.auroc:.3f} [{ours.auroc_low:.3f}, {ours.auroc_high:.3f}]",
-            f"{theirs.auroc:.3f} [{theirs.auroc_low:.3f}, {theirs.auroc_high:.3f}]",
+            f"{ours.auroc:.3f} [{ours.auroc_low:.2f}, {ours.auroc_high:.2f}]",
+            f"{theirs.auroc:.3f} [{theirs.auroc_low:.2f}, {theirs.auroc_high:.2f}]",
             f"{theirs.share:.2f}",
             f"{cosine[layer]:+.2f}",
             "chosen" if layer in chosen else "",
@@ -252,6 +253,6 @@ def _show_pairs(plan: "SteeringPlan", before: "Sequence[Completion]", after: "Se
             if opened
             else "gate closed: nothing is added"
         )
-        console.print(f"[bold]{escape(plain.prompt.text)}[/bold]  [dim]{decision}[/dim]")
-        console.print(f"  as it is  {escape(plain.text)}")
-        console.print(f"  steered   {escape(steered.text)}\n")
+        console.print(f"[bold]{escape(plain.prompt.text)}[/bold]  [dim]{decision}[/dim]", soft_wrap=True)
+        console.print(f"  as it is  {escape(plain.text)}", soft_wrap=True)
+        console.print(f"  steered   {escape(steered.text)}\n", soft_wrap=True)
