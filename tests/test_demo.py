@@ -1,4 +1,4 @@
-"""The main job on a model that knows nothing: every part runs, says what it is, and the titles tell this run's numbers."""
+"""The main job on a model that knows nothing: every part runs, and the titles tell this run's numbers."""
 
 import json
 
@@ -89,9 +89,8 @@ def test_titles_tell_this_runs_numbers(outcome):
     frame = outcome.frames["gate-map"]
     share = frame[(frame["layer"] == layer) & (frame["label"] == "harmful")]["open"].iloc[0]
     assert f"{100 * share:.0f} % of harmful" in drawn.gate_finding(outcome)
-    assert str(outcome.numbers["conditions"]["none"]["asr_not_refused"] * 100)[:2] in drawn.trade_off_finding(
-        [outcome]
-    )
+    before = outcome.numbers["conditions"]["none"]["asr_not_refused"]
+    assert f"fall from {100 * before:.0f} % to" in drawn.trade_off_finding([outcome])
     assert "random directions of that length leave" in drawn.strength_finding(outcome)
 
 

@@ -24,17 +24,17 @@ from workbench.provenance import write_safely
 
 TARGETS = ("finance", "medicine", "maths", "general")
 COLUMNS = {
-    "asr_not_refused": "not refused",
-    "asr_complied": "complied",
-    "jailbreak_not_refused": "jailbroken:\nnot refused",
-    "jailbreak_complied": "jailbroken:\ncomplied",
+    "asr_not_refused": "plain\nnot\nrefused",
+    "asr_complied": "plain\ncomplied",
+    "jailbreak_not_refused": "jailbr.\nnot\nrefused",
+    "jailbreak_complied": "jailbr.\ncomplied",
     "broken": "broken",
     "over_refusal": "harmless\nrefused",
     "contrast_refusal": "contrast\nrefused",
     "utility": "domain\naccuracy",
 }
-NARROW = 132
-"""Below this many columns a terminal has no room for the intervals."""
+WIDE, NARROW = 124, 100
+"""Terminals below the first width have no room for the intervals, below the second none for what complied."""
 
 
 def run_demo(
@@ -81,7 +81,7 @@ def show(outcome: Outcome, console: Console) -> None:
     console.rule(f"[bold]{outcome.name}")
     for sentence in outcome.sentences:
         console.print(f"• {escape(sentence)}", highlight=False)
-    console.print(as_table(outcome, intervals=console.width >= NARROW))
+    console.print(as_table(outcome, console.width))
     for kind, prompt, before, after, opened in outcome.examples:
         gate = "gate open" if opened else "gate closed: the same reply, bit for bit"
         console.print(f"[bold]{escape(prompt)}[/bold]  [dim]{kind}, {gate}[/dim]", highlight=False)
@@ -89,19 +89,26 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(f"  after   {escape(after)}\n", highlight=False)
 
 
-def as_table(outcome: Outcome, *, intervals: bool) -> Table:
+def as_table(outcome: Outcome, width: int) -> Table:
     """The paper's table for one target, in percent, with 95 % intervals where there is room."""
-    where = "small: 95 % intervals" if intervals else "intervals: demo.json"
+    intervals = width >= WIDE
+    shown = {m: title for m, title in COLUMNS.items() if width >= NARROW or not m.endswith("complied")}
+    where = "small: 95 % intervals" if intervals else "intervals and more: demo.json"
     counts = outcome.numbers["prompts"]
-    table = Table(title=f"{outcome.name}, percent ({_said(counts)}; {where})", box=None, pad_edge=False)
+    table = Table(
+        title=f"{outcome.name}, percent ({_said(counts)}; {where})",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
     table.add_column("", no_wrap=True)
-    for column in COLUMNS.values():
+    for column in shown.values():
         table.add_column(column, justify="right", no_wrap=True)
     for name, title in TITLES.items():
         if name in outcome.numbers["conditions"]:
             numbers = outcome.numbers["conditions"][name]
             style = "bold green" if name == "inferaligner" else ""
-            table.add_row(title, *(_cell(numbers, metric, intervals) for metric in COLUMNS), style=style)
+            table.add_row(title, *(_cell(numbers, metric, intervals) for metric in shown), style=style)
     return table
 
 

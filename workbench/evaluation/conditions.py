@@ -25,7 +25,7 @@ Who = Literal["target", "safety_sft", "from_aligned"]
 TITLES: Mapping[str, str] = {
     "none": "nothing",
     "inferaligner": "InferAligner (ours)",
-    "inferaligner_paper": "InferAligner (paper-exact)",
+    "inferaligner_paper": "InferAligner (paper)",
     "own_srv": "own vector added",
     "own_srv_subtracted": "own vector subtracted",
     "random": "ten random directions",
