@@ -112,7 +112,7 @@ def made_up(**steered):
         (made_up(a=(R * 6 + C * 4, C * 10), b=(R * 10, R * 2 + C * 8), c=(R * 10, R * 9 + C)), 1.0),
         # so does breaking
         (made_up(a=(R * 6 + C * 4, C * 10), b=(R * 9 + B, C * 10), c=(R * 8 + B * 2, C * 10)), 1.0),
-        # nobody within the limits: the least beyond them
+        # nobody within the limits: what is refused, less what is broken
         (made_up(a=(R + B * 9, C * 10), b=(R * 9 + B, C * 10), c=(B * 10, C * 10)), 2.0),
     ],
 )

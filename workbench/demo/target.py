@@ -20,9 +20,10 @@ from workbench.shipped import shipped_path
 from workbench.sweep.choosing import Choices, choose
 
 PAIRS = "small-world"
-QUICK_TEST = {"harmful": 60, "jailbroken": 60, "harmless": 40, "contrast": 40, "domain": 40}
-QUICK_SEARCH = {"harmful": 24, "jailbroken": 24, "harmless": 12, "contrast": 12, "domain": 12}
+QUICK_TEST = {"harmful": 50, "jailbroken": 50, "harmless": 30, "contrast": 30, "domain": 30}
+QUICK_SEARCH = {"harmful": 16, "jailbroken": 20, "harmless": 10, "contrast": 10, "domain": 10}
 FULL_SEARCH = {"harmful": 60, "jailbroken": 80, "harmless": 60, "contrast": 40, "domain": 40}
+BATCH_SIZE = 256
 MAX_NEW_TOKENS = 64
 """The longest honest reply of the embedded world has some forty tokens; a longer one has not ended."""
 STRENGTH_METRICS = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
@@ -93,6 +94,7 @@ def run_models(
         search_on=searched,
         controls=full,
         max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=BATCH_SIZE,
     )
     chosen_at = time.perf_counter()
     test = pairs.test if full else stratified(pairs.test, QUICK_TEST)
@@ -103,7 +105,14 @@ def run_models(
         companions=[who for who in models if who != "target"],
         deal_random=not full,
     )
-    measured = measure(models, test, rows, at_best=made.controls_at_best, max_new_tokens=MAX_NEW_TOKENS)
+    measured = measure(
+        models,
+        test,
+        rows,
+        at_best=made.controls_at_best,
+        max_new_tokens=MAX_NEW_TOKENS,
+        batch_size=BATCH_SIZE,
+    )
     seconds = {"choose": chosen_at - start, "measure": time.perf_counter() - chosen_at}
     return Outcome(
         name=name,
