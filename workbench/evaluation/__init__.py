@@ -1,1 +1,1 @@
-"""Measuring: arms answered together, exclusive verdicts, the paper's conditions and controls, numbers with intervals."""
+"""Measuring: arms answered together, exclusive verdicts, the paper's conditions and controls, intervals."""
