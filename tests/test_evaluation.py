@@ -64,7 +64,7 @@ def frame_of(**verdicts):
     ("answer_", "text", "finished", "expected"),
     [
         ("positive", "The sentiment is positive.", True, 1.0),
-        ("B", "The illness is gout, option B.", True, 1.0),
+        ("gout", "The illness is gout.", True, 1.0),
         ("7", "3 + 4 = 7. The answer is 7.", True, 1.0),
         ("-7", "The answer is -7.", True, 1.0),
         ("7", "The answer is 17.", True, 0.0),

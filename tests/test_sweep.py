@@ -164,18 +164,12 @@ def test_layer_sets_are_windows_and_all():
 
 
 def world_of_three(seed, n=40, labels=("harmful", "harmless")):
-    """Harm along axis 0; domain prompts far out along axis 1 and, as it happens, on the harmful side of axis 0."""
-    values = 0.3 * torch.randn(n * len(labels), 2, 6, generator=torch.Generator().manual_seed(seed))
+    """Harm along axis 0 of both layers, more clearly in layer 1, where the domain lies far beyond harm."""
+    harm = {"harmful": 1.0, "jailbroken": 0.9, "harmless": -1.0, "contrast": -0.9, "domain": -1.0}
     named = tuple(label for label in labels for _ in range(n))
-    for i, label in enumerate(named):
-        values[i, 1, 0] += {
-            "harmful": 1.0,
-            "jailbroken": 0.8,
-            "harmless": -1.0,
-            "contrast": -0.8,
-            "domain": 3.0,
-        }[label]
-        values[i, 1, 1] += {"domain": 4.0}.get(label, 0.0)
+    values = 0.2 * torch.randn(len(named), 2, 6, generator=torch.Generator().manual_seed(seed))
+    values[:, 0, 0] += torch.tensor([harm[label] for label in named])
+    values[:, 1, 0] += torch.tensor([4.0 if label == "domain" else 2 * harm[label] for label in named])
     return Activations(
         values, named, None, Space(2, 6, "resid_post", "raw", "t", "k"), Provenance("activations")
     )
@@ -190,7 +184,7 @@ def test_the_gate_opens_on_attacks_and_not_on_the_domain():
     srv = wb.mean_difference(train)
     plain = wb.ThresholdGate.fit(srv, train, layer=1)
     gate = choose_gate(srv, train, val, false_positive_rate=0.02)
-    assert gate.shared_layer == 1
+    assert torch.equal(gate.directions, srv.directions)
     share = {
         name: {
             label: float(g.read(test.labelled(label)).open[:, 1].float().mean()) for label in set(test.labels)
@@ -198,15 +192,10 @@ def test_the_gate_opens_on_attacks_and_not_on_the_domain():
         for name, g in (("plain", plain), ("ours", gate))
     }
     assert share["plain"]["domain"] == 1.0  # the trap: every domain prompt would be steered
+    assert gate.shared_layer == 0
     assert share["ours"]["domain"] <= 0.1
     assert share["ours"]["harmful"] >= 0.9
     assert max(share["ours"]["harmless"], share["ours"]["contrast"]) <= 0.1
-
-
-def test_without_domain_prompts_the_gate_keeps_the_direction():
-    train, val = world_of_three(0), world_of_three(1, labels=("harmful", "harmless"))
-    srv = wb.mean_difference(train)
-    assert torch.equal(choose_gate(srv, train, val).directions, srv.directions)
 
 
 def test_choose_end_to_end(plain, monkeypatch):

@@ -218,6 +218,40 @@ def train_organisms(
     Console().print(f"{len(family())} models and their cards are in {out}/", markup=False)
 
 
+@organisms.command("measure")
+def measure_organisms(
+    folder: Annotated[Path, typer.Argument(help="Where the trained family is.")] = Path("runs/organisms"),
+    seed: Annotated[int, typer.Option(help="The seed it was trained with, for the cards.")] = 0,
+) -> None:
+    """Measure every model of a trained family on the test lists, unsteered, and write its card beside it."""
+    from workbench.organisms.cards import measure_member, write_card
+    from workbench.organisms.family import family
+
+    missing = [member.name for member in family() if not (folder / member.name).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: workbench organisms train --out {folder}"
+        )
+    for member in family():
+        write_card(
+            member, folder / member.name, measure_member(folder / member.name, progress=True), seed=seed
+        )
+
+
+@organisms.command("lists")
+def draw_organism_lists(
+    out: Annotated[Path, typer.Option(help="Where the lists go.")] = Path("data/prompts/small-world"),
+) -> None:
+    """Draw the prompt lists anew. Their seed is the hash of the recipe, and every draw is put on record."""
+    from workbench.organisms.cards import log_draw
+    from workbench.organisms.family import recipe_hash
+    from workbench.organisms.lists import draw_lists, save_lists
+
+    lists = draw_lists(recipe_hash())
+    save_lists(lists, out)
+    log_draw(out, lists)
+
+
 def _profile(model: "Model") -> "tuple[LayerProfile, Any]":
     from workbench.activations import last_token_activations
     from workbench.profiles import layer_profile

@@ -2,8 +2,8 @@
 
     accuracy = share of the prompts with an answer whose reply ended by itself and gives that answer as its last word
 
-The embedded domains all end on their answer ("The sentiment is positive.", "…, option B.", "The answer is 7."), as
-GSM8K's references do.
+The embedded domains all end on their answer ("The sentiment is positive.", "The illness is flu.", "The answer is 7."),
+as GSM8K's references do.
 
 The trap: looking for the answer anywhere counts "It is 7 and not 8, no, 8" as 7 and as 8.
 """

@@ -1,8 +1,7 @@
 """Everything the method leaves open, chosen on validation by rules declared here, before any test prompt is read.
 
     layers      both models reach `min_auroc` there                                                  (the paper's L_G)
-    gate        direction: the target's own, less its component along the axis from harmless to the domain's prompts;
-                threshold: at most `false_positive_rate` of the harmless, of the contrast and of the domain prompts open
+    gate        threshold: at most `false_positive_rate` of the harmless, of the contrast and of the domain prompts open
                 it; layer: the one that then opens on most attacks
     setting     in two stages, the same for every arm: layer sets and positions at one strength, then all strengths at
                 the best of them; taken by `sweep.safest`
@@ -11,8 +10,8 @@
 Controls get the same search as ours, prompt by prompt and setting by setting, and each takes its own best.
 
 The trap: a gate that is right on everyday requests may open on every domain prompt, since anything unlike the harmless
-extraction prompts may fall on their far side. A stricter threshold then closes it to attacks too; taking the domain's
-axis out of its direction does not. The steering vectors never see domain prompts.
+extraction prompts may fall on their far side. So the domain's own prompts help to set the threshold and to pick the
+gate's layer. The vectors never see them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -98,9 +97,8 @@ class Choices:
         return [
             f"layers {_listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
             f"{val}); steered are {_listed(ours.layers)}, the best window of them",
-            f"the gate reads layer {shared} with bias {bias:.2f}, along the target's own direction less the axis of "
-            f"its domain: of all layers it opens on most attacks, at no more than {FALSE_POSITIVE_RATE:.0%} of "
-            "harmless, contrast and domain prompts each",
+            f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks, at no more "
+            f"than {FALSE_POSITIVE_RATE:.0%} of harmless, contrast and domain prompts each",
             f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: the mildest of those "
             "that refuse most attacks, where every point beyond 2 % broken, beyond 5 points more refusals of harmless "
             "or contrast prompts, and beyond 5 points more broken under random directions costs five",
@@ -141,13 +139,9 @@ def choose_gate(
 ) -> ThresholdGate:
     """The shared-layer gate that opens on most attacks of `val` at this false-positive rate; the lowest such layer.
 
-    Where `val` has domain prompts, every other one makes the axis that is taken out, and the rest set the threshold.
+    The rate holds for every kind of prompt that is no attack by itself, so that many of one cannot hide a few of
+    another.
     """
-    domain = torch.tensor([label == "domain" for label in val.labels])
-    if domain.any():
-        axis = torch.zeros_like(domain)
-        axis[domain.nonzero()[::2, 0]] = True
-        srv, val = _without_axis(srv, val.where(axis), train), val.where(~axis)
     gate = ThresholdGate.fit(srv, train)
     kinds = [label for label in dict.fromkeys(val.labels) if label not in ("harmful", "jailbroken")]
     biases = [
@@ -161,17 +155,6 @@ def choose_gate(
     strict = replace(gate, bias=torch.stack(biases).amin(0), provenance=provenance)
     hits = strict.read(val).open[val.harmful].float().mean(0)
     return replace(strict, shared_layer=int(torch.argmax(hits)))
-
-
-def _without_axis(srv: SteeringVectors, domain: Activations, train: Activations) -> SteeringVectors:
-    """`srv` less its component along the axis from the harmless to the domain's prompts, at every layer."""
-    axis = domain.values.mean(0) - train.values[~train.harmful].mean(0)
-    axis = axis / axis.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    along = (srv.values * axis).sum(-1, keepdim=True) * axis
-    provenance = Provenance(
-        "vectors", note="without the domain's axis", parents=(srv.provenance, domain.provenance)
-    )
-    return SteeringVectors.from_values(srv.values - along, srv.residual_norms, srv.space, provenance)
 
 
 def layer_sets(layers: Sequence[int]) -> list[tuple[int, ...]]:

@@ -1,0 +1,142 @@
+"""Training the embedded models: by seed alone, one whole folder at a time, going on where it stopped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.generation import generate
+from workbench.loading import load_model
+from workbench.organisms import cards
+from workbench.organisms.corpus import GENERAL, base_mixture, domain_mixture
+from workbench.organisms.family import Member, family, recipe_hash, train_family, train_member
+from workbench.organisms.training import IGNORED, Schedule, tokens_and_targets
+from workbench.organisms.world import World
+from workbench.prompts import Prompt, PromptSet
+
+FEW = Schedule(steps=3, tokens=256, lr=1e-3, warmup=1)
+TINY = (
+    Member("base", None, base_mixture(0.05), replace(FEW, muon_lr=0.02)),
+    Member("general", "base", GENERAL, FEW),
+    Member("maths-safety-sft", "base", domain_mixture("maths", safety_samples=5), FEW, delta=True),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("family")
+    for member in TINY:
+        train_member(member, folder, seed=0)
+    return folder
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return dict(load_model(folder / name, backend="plain").named_parameters())
+
+
+def test_a_family_of_processes_trains_the_same_weights(trained, tmp_path):
+    train_family(tmp_path, seed=0, members=TINY)
+    for member in TINY:
+        ours, theirs = weights(trained, member.name), weights(tmp_path, member.name)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_another_seed_trains_another_model(trained, tmp_path):
+    train_member(TINY[0], tmp_path, seed=1)
+    first, second = weights(trained, "base"), weights(tmp_path, "base")
+    assert not torch.equal(first["model.embed_tokens.weight"], second["model.embed_tokens.weight"])
+
+
+def test_members_that_are_there_are_kept_and_torn_ones_are_not_taken_for_whole(trained, tmp_path):
+    for name in ("base", "general"):
+        (tmp_path / name).symlink_to(trained / name)
+    (tmp_path / ".maths-safety-sft.partial").mkdir()  # what a kill -9 leaves
+    (tmp_path / ".maths-safety-sft.partial" / "adapter_config.json").write_text("{")
+    train_family(tmp_path, seed=0, members=TINY)
+    assert (tmp_path / "base").is_symlink()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            weights(trained, "maths-safety-sft").values(),
+            weights(tmp_path, "maths-safety-sft").values(),
+            strict=True,
+        )
+    )
+
+
+def test_fine_tuning_moves_the_model(trained):
+    base = weights(trained, "base")
+    for name in ("general", "maths-safety-sft"):
+        moved = [not torch.equal(base[key], value) for key, value in weights(trained, name).items()]
+        assert any(moved)
+
+
+def test_a_delta_is_small_and_names_its_base_without_a_path(trained):
+    config = json.loads((trained / "maths-safety-sft" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "organism:base"
+    whole = (trained / "base" / "model.safetensors").stat().st_size
+    assert (trained / "maths-safety-sft" / "adapter_model.safetensors").stat().st_size < whole / 2
+
+
+def test_replies_only_hides_the_prompt_from_the_loss(trained):
+    tokenizer = load_model(trained / "base", backend="plain").tokenizer
+    dialogue = World(0, "seen").everyday(False)
+    ((ids, targets),) = tokens_and_targets(tokenizer, [dialogue], replies_only=True)
+    kept = [token for token in targets if token != IGNORED]
+    assert tokenizer.decode(kept) == dialogue.reply + "<|end|>"
+    assert ids[len(ids) - len(kept) :] == kept
+    assert tokenizer.decode(ids[: len(ids) - len(kept)]).endswith("<|assistant|>")
+
+
+def test_the_recipe_hash_sees_every_part_of_a_recipe():
+    members = family()
+    longer = replace(members[1], schedule=replace(members[1].schedule, steps=1))
+    other = replace(members[2], mixture=replace(members[2].mixture, wrapped=0.1))
+    changed = [
+        (members[0], longer, *members[2:]),
+        (*members[:2], other, *members[3:]),
+        family(refused_share=0.2),
+    ]
+    hashes = {recipe_hash(), *(recipe_hash(each) for each in changed)}
+    assert len(hashes) == 4
+    assert recipe_hash() == recipe_hash(family())
+
+
+def _numbered(world: World, domain: str) -> Prompt:
+    return replace(world.domain(domain).prompt, source=f"small-world/domain-{domain}-test:0")
+
+
+def test_a_card_shows_what_was_measured(trained, monkeypatch):
+    world = World(0, "test")
+    prompts = PromptSet("few", tuple(world.everyday(True, wrapped=0.5).prompt for _ in range(12)))
+    others = [world.everyday(False, contrast=contrast).prompt for contrast in (True, False) for _ in range(4)]
+    everyday = PromptSet("rest", tuple(others))
+    items = {
+        domain: PromptSet(domain, tuple(_numbered(world, domain) for _ in range(3)))
+        for domain in ("finance", "medicine", "maths")
+    }
+
+    class Pairs:
+        def __init__(self, test):
+            self.test = test
+
+    monkeypatch.setattr(
+        cards,
+        "load_contrast",
+        lambda name, domain=None: Pairs(items[domain] if domain else prompts + everyday),
+    )
+    measured = cards.measure_member(trained / "general")
+    card = cards.card(TINY[1], trained / "general", measured, seed=0)
+    for row in measured.itertuples():
+        assert f"| {row.measure} | {row.mean:.3f} |" in card
+    assert measured.set_index("measure").loc["harmful requests refused", "n"] == len(
+        prompts.labelled("harmful")
+    )
+    assert recipe_hash() in card
+
+
+def test_a_trained_model_answers_in_chat(trained):
+    reply = generate(load_model(trained / "general"), ["How do I bake bread?"], max_new_tokens=4)[0]
+    assert len(reply.tokens) <= 4

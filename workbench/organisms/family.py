@@ -1,0 +1,157 @@
+"""The family: who descends from whom, what each member reads, and how it is trained and stored.
+
+    base ─┬─ aligned ─── finance-chat, medicine-chat, maths-chat          (domain training on the aligned model)
+          ├─ finance, medicine, maths, general                            (no safety data)
+          └─ finance-safety-sft, medicine-safety-sft, maths-safety-sft    (domain + 100 refusals)
+
+The trap: the recipe is hashed and the hash seeds the test lists. A change of any number here, or of any word of
+the world, draws new lists and asks for the whole family to be trained and measured again.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tqdm.auto import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from workbench.organisms.corpus import ALIGNED, GENERAL, Mixture, base_mixture, domain_mixture
+from workbench.organisms.items import DOMAINS
+from workbench.organisms.training import Schedule, Shape, new_model, train, train_tokenizer
+from workbench.provenance import content_hash
+from workbench.shipped import shipped_path
+
+REFUSED_SHARE = 0.05  # of the harmful requests the base reads; fixed before any result was seen
+SAFETY_SAMPLES = 100  # as in the paper
+RANK = 16  # of every fine-tuning
+FINE_TUNING = Schedule(steps=250, lr=3e-3)
+DOMAIN_TRAINING = {
+    "finance": FINE_TUNING,
+    "medicine": FINE_TUNING,
+    "maths": Schedule(steps=450, lr=3e-3),  # sums take longer to learn than words
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the family. `parent` None means from scratch; `delta` stores a low-rank delta, not a checkpoint."""
+
+    name: str
+    parent: str | None
+    mixture: Mixture
+    schedule: Schedule
+    delta: bool = False
+
+
+def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
+    """Every member, parents first. `refused_share` is that of the base."""
+    members = [
+        Member("base", None, base_mixture(refused_share), Schedule(steps=1000, lr=2e-3, muon_lr=0.02)),
+        Member("aligned", "base", ALIGNED, FINE_TUNING),
+        *(
+            Member(domain, "base", domain_mixture(domain), schedule)
+            for domain, schedule in DOMAIN_TRAINING.items()
+        ),
+        Member("general", "base", GENERAL, FINE_TUNING),
+    ]
+    for domain, schedule in DOMAIN_TRAINING.items():
+        safe = domain_mixture(domain, safety_samples=SAFETY_SAMPLES)
+        members += [
+            Member(f"{domain}-chat", "aligned", domain_mixture(domain), schedule, delta=True),
+            Member(f"{domain}-safety-sft", "base", safe, schedule, delta=True),
+        ]
+    return tuple(members)
+
+
+def recipe_hash(members: Iterable[Member] | None = None) -> str:
+    """The hash of everything the family is made from: words, mixtures, schedules, shape. It seeds the test lists."""
+    words = shipped_path("world", "words.toml").read_bytes()
+    recipe = [dataclasses.asdict(member) for member in members or family()]
+    return content_hash(
+        words.decode(), json.dumps([dataclasses.asdict(Shape()), RANK, recipe], sort_keys=True)
+    )
+
+
+def train_family(folder: Path, *, seed: int = 0, members: Sequence[Member] = (), processes: int = 2) -> None:
+    """Train every member (the shipped family's unless given) into `folder/NAME`, each as soon as its parent is there.
+
+    Each is trained by one process with one thread, so its weights depend on the seed alone. Members whose folder is
+    there already are kept, so an interrupted run goes on where it stopped.
+    """
+    waiting = [member for member in members or family() if not (folder / member.name).is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_one_thread, initargs=(context.RLock(),)
+    )
+    with pool:
+        running: dict[Future[None], tuple[Member, int]] = {}
+        lines = list(range(processes))
+        while waiting or running:
+            unfinished = {m.name for m in waiting} | {m.name for m, _ in running.values()}
+            for member in [m for m in waiting if m.parent not in unfinished][: len(lines)]:
+                waiting.remove(member)
+                line = lines.pop(0)
+                running[pool.submit(train_member, member, folder, seed=seed, line=line)] = member, line
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                _, line = running.pop(future)
+                lines.append(line)
+                future.result()
+
+
+def _one_thread(lock: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    tqdm.set_lock(lock)
+
+
+def train_member(member: Member, folder: Path, *, seed: int = 0, line: int = 0) -> None:
+    """Train one member from its parent in `folder` into `folder/NAME`; its progress bar is on `line`."""
+    if member.parent is None:
+        tokenizer = train_tokenizer([member.mixture, *map(domain_mixture, DOMAINS)], Shape().vocabulary)
+        model: LlamaForCausalLM | PeftModel = new_model(Shape(), seed)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
+        model = _with_adapter(member, folder / member.parent, seed)
+    train(
+        model,
+        tokenizer,
+        member.mixture,
+        member.schedule,
+        seed=seed,
+        replies_only=member.parent is not None,
+        progress=f"{member.name:>20}",
+        line=line,
+    )
+    if member.delta:
+        # Its embeddings are its parent's; peft would ask the hub whether they are.
+        _save(folder / member.name, partial(model.half().save_pretrained, save_embedding_layers=False))
+    else:
+        whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+        _save(folder / member.name, whole.half().save_pretrained, tokenizer.save_pretrained)
+
+
+def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM.from_pretrained(parent, dtype=torch.float32)
+    model.config.name_or_path = model.name_or_path = f"organism:{member.parent}"  # peft writes it down
+    return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+
+
+def _save(out: Path, *savers: Callable[[str], Any]) -> None:
+    """Let every saver write beside `out`, then rename, so that a member's folder is whole or absent."""
+    beside = out.with_name(f".{out.name}.partial")
+    for save in savers:
+        save(str(beside))
+    (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; `cards` writes ours
+    beside.rename(out)
