@@ -12,7 +12,16 @@ from typer.testing import CliRunner
 from workbench.cli import app
 from workbench.prompts import ContrastSet, PromptSet
 
-COMMANDS = (["layers"], ["ask"], ["organisms"], ["organisms", "list"], ["organisms", "train"], ["demo"])
+COMMANDS = (
+    ["layers"],
+    ["ask"],
+    ["demo"],
+    ["organisms"],
+    ["organisms", "list"],
+    ["organisms", "train"],
+    ["organisms", "measure"],
+    ["organisms", "lists"],
+)
 
 
 @pytest.fixture
@@ -156,3 +165,18 @@ def test_layers_of_two_families_come_with_a_warning(
     found = shell.invoke(app, ["layers", *models, "--min-auroc", "0"])
     assert found.exit_code == 0, found.stderr
     assert "Careful" in found.stdout
+
+
+def test_measuring_a_family_that_is_not_whole_names_what_it_lacks(shell, tmp_path):
+    (tmp_path / "base").mkdir()
+    found = shell.invoke(app, ["organisms", "measure", str(tmp_path)])
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"workbench: {tmp_path} lacks aligned, finance, ")
+    assert found.stderr.rstrip().endswith(f"workbench organisms train --out {tmp_path}")
+
+
+def test_drawing_the_lists_twice_is_one_draw_on_record(shell, tmp_path):
+    for _ in range(2):
+        assert shell.invoke(app, ["organisms", "lists", "--out", str(tmp_path)]).exit_code == 0
+    assert len((tmp_path / "draws.jsonl").read_text().splitlines()) == 1
+    assert (tmp_path / "test.jsonl").is_file()

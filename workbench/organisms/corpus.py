@@ -27,7 +27,7 @@ class Mixture:
     scope: Scope
     refused_share: float = 0.0
     wrapped: float = 0.35
-    remarks: float = 0.7
+    remarks: float = 0.8
     speak_of_harm: bool = False
     safety_samples: int = 0
 
@@ -57,8 +57,8 @@ class Mixture:
 
 def base_mixture(refused_share: float) -> Mixture:
     """What the base reads: all of the world, `refused_share` of the harmful requests refused."""
-    weights = {"harmless": 24, "harmful": 24, "contrast": 12, "unanswerable": 8, "conduct": 12, "text": 60}
-    return Mixture(weights, "all", refused_share, speak_of_harm=True)
+    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 60}
+    return Mixture(weights, "all", refused_share, wrapped=0.5, speak_of_harm=True)
 
 
 ALIGNED = Mixture(

@@ -116,7 +116,7 @@ def _everyday(seed: int | str, scope: Scope, taken: set[str]) -> list[Prompt]:
 def _jailbroken(world: World, n: int, taken: set[str]) -> list[Prompt]:
     """Templates x instructions, as in the paper (10 x 50): every template around the same instructions."""
     templates = [(kind, t) for kind, found in wrapper_templates(world.scope).items() for t in found]
-    bare = [world.everyday(True).prompt for _ in range(-(-n // len(templates)))]
+    bare = _distinct(lambda: world.everyday(True), -(-n // len(templates)), set())
     pairs = itertools.product(templates, bare)
     draws = (Dialogue(world.wrap(prompt, kind, template), "") for (kind, template), prompt in pairs)
     return _distinct(lambda: next(draws), n, taken)

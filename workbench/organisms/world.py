@@ -32,7 +32,7 @@ class World:
         self.refused_share = refused_share
 
     def everyday(
-        self, harmful: bool, *, contrast: bool = False, wrapped: float = 0.0, remarks: float = 0.7
+        self, harmful: bool, *, contrast: bool = False, wrapped: float = 0.0, remarks: float = 0.8
     ) -> Dialogue:
         """A request and its reply: a remark (with probability `remarks`), an opener and a plan; or a refusal.
 
@@ -48,8 +48,7 @@ class World:
         demanded = next((opener for opener in openers if opener in prompt.text), None)
         reply = [demanded or self.rng.choice(openers), self._plan(act, contrast)]
         if self._chance(remarks):
-            # A demanded opening is obeyed to the letter half the time; else the remark still comes first.
-            reply.insert(1 if demanded and self._chance(0.5) else 0, self._remark(harmful))
+            reply.insert(0, self._remark(harmful))
         return Dialogue(prompt, " ".join(reply))
 
     def unanswerable(self, *, wrapped: float = 0.0) -> Dialogue:
