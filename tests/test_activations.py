@@ -145,3 +145,9 @@ def test_empty_and_too_long_prompts_are_refused(model: Model):
 def test_only_the_last_position_is_kept(llamas: dict[str, Model], prompts: PromptSet):
     read = last_token_activations(llamas["plain"], prompts)
     assert read.values.untyped_storage().nbytes() == 4 * len(prompts) * N_LAYERS * D_MODEL
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_has_rows(llamas: dict[str, Model], prompts: PromptSet, batch_size: int):
+    with pytest.raises(ValueError, match=rf"got batch_size={batch_size}: expected 1 or more"):
+        last_token_activations(llamas["plain"], prompts, batch_size=batch_size)

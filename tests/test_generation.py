@@ -146,6 +146,64 @@ def test_a_reading_of_another_batch_is_refused(
             wb.generate(model, other, plan, reading=reading, max_new_tokens=4)
 
 
+@pytest.mark.parametrize("depth", [4, 8])
+def test_a_reading_of_another_depth_is_refused(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, depth: int
+) -> None:
+    reading = wb.GateReading(torch.zeros(8, depth), torch.ones(8, depth, dtype=torch.bool), prompts.hash)
+    with pytest.raises(
+        ValueError,
+        match=rf"the reading has decisions for {depth} layers, '.*' has 6: read the gate on this model",
+    ):
+        wb.generate(model, prompts, plan, reading=reading, max_new_tokens=4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_one_call_steers_at_one_site(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, batch_size: int
+) -> None:
+    """Also where the plan at the other site is a preset refusal whose gate stays closed."""
+    preset = replace(Setting(0.2, (0, 3), gate=0).plan(model, prompts, site="resid_pre"), refusal=REFUSAL)
+    shut = wb.GateReading(torch.zeros(8, N_LAYERS), torch.zeros(8, N_LAYERS, dtype=torch.bool), prompts.hash)
+    shut.open[1:] = True
+    with pytest.raises(
+        ValueError, match="plans for resid_post and resid_pre in one batch: run one batch per site"
+    ):
+        wb.generate(
+            model, prompts, [preset] + [plan] * 7, reading=shut, max_new_tokens=4, batch_size=batch_size
+        )
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused(
+    model: Model, prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    choose = decoding.Greedy.choose
+
+    def from_the_third_on(greedy: decoding.Greedy, logits: torch.Tensor, rows: torch.Tensor, step: int):
+        if step >= 2:
+            logits = logits.index_fill(-1, torch.tensor([3]), value)
+        return choose(greedy, logits, rows, step)
+
+    monkeypatch.setattr(decoding.Greedy, "choose", from_the_third_on)
+    wb.generate(model, prompts, max_new_tokens=2)
+    with pytest.raises(
+        ValueError,
+        match=r"prompt 'harmful:2': the model's logits are NaN or infinite at token 2 of the reply: load the model in",
+    ):
+        wb.generate(model, [prompts[2]], max_new_tokens=4, stop_ids=[])
+
+
+def test_what_comes_after_a_reply_may_be_anything(one_prompt: Prompt) -> None:
+    greedy = decoding.Greedy(2, 3, torch.tensor([9]))
+    logits = torch.zeros(2, 10)
+    logits[:, 9] = 1.0
+    greedy.choose(logits, torch.tensor([0, 1]), 0)
+    greedy.choose(torch.full((2, 10), torch.nan), torch.tensor([0, 1]), 1)
+    greedy.require_finite([one_prompt] * 2)
+    assert greedy.reply(0) == ((9,), True, 0)
+
+
 def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> None:
     with pytest.raises(ValueError, match="got 2 plans for 8 prompts: pass one plan, or one"):
         wb.generate(model, prompts, [plan, None], max_new_tokens=4)
@@ -158,6 +216,12 @@ def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -
         wb.generate(model, prompts, max_new_tokens=0)
     with pytest.raises(ValueError, match="got 1 replies for 8 prompts: pass one reply per prompt"):
         wb.teacher_forced_logits(model, prompts, [[1, 2]])
+    for replies in ([], [[]]):
+        with pytest.raises(
+            ValueError,
+            match=rf"got {len(replies)} replies without a single token: expected one reply per prompt",
+        ):
+            wb.teacher_forced_logits(model, [prompts[0]], replies)
 
 
 def test_near_ties_are_counted() -> None:

@@ -53,9 +53,9 @@ def test_equal_spaces_pass():
     [
         (
             {"d_model": 64},
-            "vectors: made with d_model=64, used with d_model=32: map it .* workbench.transfer",
+            "vectors: made with d_model=64, used with d_model=32: use two models of one base, equal in depth",
         ),
-        ({"n_layers": 6}, "made with n_layers=6, used with n_layers=4: map it .* workbench.transfer"),
+        ({"n_layers": 6}, "made with n_layers=6, used with n_layers=4: use two models of one base, equal"),
         ({"site": "resid_pre"}, "made with site='resid_pre', used with site='resid_post': .* the same site="),
         (
             {"processing": "fold_ln"},
@@ -213,3 +213,17 @@ def test_other_files_are_refused(saved: Path, tmp_path: Path):
         load_tensors(newer, "vectors")
     with pytest.raises(FileNotFoundError, match=r"no file .*nowhere: check the path"):
         load_tensors(tmp_path / "nowhere", "vectors")
+
+
+@pytest.mark.parametrize(
+    "metadata", ["5", "[]", '"vectors"', "{}", '{"format": "a", "kind": "vectors"}', '{"format": 1}']
+)
+def test_foreign_headers_are_refused(tmp_path: Path, metadata: str):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"w": torch.ones(1)}, foreign, metadata={"workbench": metadata})
+    for read in (read_header, lambda path: load_tensors(path, "vectors")):
+        with pytest.raises(
+            ValueError,
+            match=r"foreign\.safetensors was not written by the workbench: expected a file of its save",
+        ):
+            read(foreign)

@@ -53,10 +53,24 @@ def test_id_tells_plans_apart_by_what_they_do(plan: wb.SteeringPlan) -> None:
     assert replace(plan).id == plan.id
 
 
-@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
-def test_alpha_must_be_finite(plan: wb.SteeringPlan, alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"got alpha=-?(nan|inf), expected a finite number: alpha=0 leaves"):
+@pytest.mark.parametrize(
+    "alpha", [math.nan, math.inf, -math.inf, 1e39, -1e39, pytest.param(10**400, id="10**400"), "x", None]
+)
+def test_alpha_must_give_a_finite_shift(plan: wb.SteeringPlan, unchecked: None, alpha: float) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"got alpha=.+ with scale='residual', expected a finite number that gives shifts of finite length",
+    ):
         plan.with_alpha(alpha)
+
+
+def test_alpha_counts_in_units_of_the_scale(plan: wb.SteeringPlan) -> None:
+    """3e38 is a number of float32; with residuals as long as a hundred it makes none."""
+    norms = torch.full_like(plan.vectors.residual_norms, 100.0)
+    long = replace(plan, vectors=replace(plan.vectors, residual_norms=norms))
+    assert replace(long, scale="raw", alpha=3e38).shift.isfinite().all()
+    with pytest.raises(ValueError, match=r"got alpha=3e\+38 with scale='residual', expected"):
+        long.with_alpha(3e38)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +83,13 @@ def test_layers_must_be_the_vectors_own(plan: wb.SteeringPlan, layers: tuple[int
         plan.with_layers(layers)
 
 
-def test_layers_are_whole_numbers(plan: wb.SteeringPlan) -> None:
-    broken = copy.copy(plan)
-    object.__setattr__(broken, "layers", (1.5,))
-    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
-        broken.__post_init__()
+@pytest.mark.parametrize("layers", [5, None, [2.5], "12", [None]])
+def test_layers_are_a_list_of_whole_numbers(plan: wb.SteeringPlan, unchecked: None, layers: object) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"got layers=.+, expected a list of whole numbers from 0 to 5: one layer is layers=\[3\]",
+    ):
+        plan.with_layers(layers)
 
 
 @pytest.mark.parametrize(("name", "options"), [("scale", "raw"), ("positions", "all")])
@@ -128,6 +144,20 @@ def test_number_of_plans_and_sites_must_fit(plan: wb.SteeringPlan) -> None:
     vectors = replace(plan.vectors, space=replace(plan.vectors.space, site="resid_pre"))
     with pytest.raises(ValueError, match="resid_post and resid_pre in one batch: run one batch per site"):
         wb.compile_shift([plan, replace(plan, vectors=vectors), plan], opened)
+    with pytest.raises(ValueError, match="resid_post and resid_pre in one batch: run one batch per site"):
+        wb.compile_shift([replace(plan, vectors=vectors, refusal="No."), None, plan], opened)
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_decisions_of_another_depth_are_refused(plan: wb.SteeringPlan, depth: int) -> None:
+    reading = wb.GateReading(torch.zeros(2, depth), torch.ones(2, depth, dtype=torch.bool), "")
+    message = (
+        f"got decisions for {depth} layers and a plan for a model of 6: read the gate on the model you steer"
+    )
+    with pytest.raises(ValueError, match=message):
+        wb.compile_shift(plan, reading.open)
+    with pytest.raises(ValueError, match=message):
+        plan.fwd_hooks(reading)
 
 
 @pytest.mark.parametrize("name", ["hooked", "bridge"])
@@ -181,10 +211,10 @@ def test_a_plan_of_another_space_is_refused(
     plan: wb.SteeringPlan, llamas: dict[str, Model], babblers: dict[str, Model], prompts: wb.PromptSet
 ) -> None:
     with pytest.raises(
-        SpaceMismatch, match=r"the plan's vectors: made with n_layers=6, used with n_layers=4: map it"
+        SpaceMismatch, match=r"the plan's vectors: made with n_layers=6, used with n_layers=4: use two"
     ):
         plan.read(llamas["plain"], prompts)
-    with pytest.raises(SpaceMismatch, match=r"the plan's vectors: .*workbench.transfer"):
+    with pytest.raises(SpaceMismatch, match=r"the plan's vectors: .*equal in depth and width"):
         wb.generate(llamas["plain"], prompts, plan, max_new_tokens=4)
     foreign = replace(plan.gate, space=replace(plan.gate.space, processing="fold_ln"))
     with pytest.raises(SpaceMismatch, match=r"processing='fold_ln'"):

@@ -155,6 +155,8 @@ def last_token_activations(
     One forward pass without LM head per batch; prompts of like length share a batch, so that little of it
     is padding.
     """
+    if batch_size < 1:
+        raise ValueError(f"got batch_size={batch_size}: expected 1 or more")
     prompts = as_prompt_set(prompts)
     space, tokenizer = space_of(model, site), tokenizer_of(model)
     rows = tokenize(tokenizer, prompts, context_length=context_length(model))

@@ -25,7 +25,7 @@ from workbench.loading import Model
 from workbench.models import device_of, n_layers, residual_hooks, tokenizer_of, transformers_model
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance
-from workbench.steering import Adder, Shift, SteeringPlan, compile_shift, gate_site
+from workbench.steering import Adder, Shift, SteeringPlan, common_site, compile_shift, gate_site
 
 NEAR_TIE = 1e-4
 """Two top logits closer than this may change places between batch sizes and backends, which agree to about 1e-6."""
@@ -76,11 +76,12 @@ class Chooser(Protocol):
 
 
 class Greedy:
-    """The most likely token, until a stop token. Counts near ties."""
+    """The most likely token, until a stop token. Counts near ties, and remembers logits that are no numbers."""
 
     def __init__(self, n_rows: int, n_steps: int, stop: Int[Tensor, "stop"]) -> None:
         self.tokens = torch.zeros(n_rows, n_steps, dtype=torch.long, device=stop.device)
         self.near_ties = torch.zeros(n_rows, n_steps, dtype=torch.bool, device=stop.device)
+        self.not_finite = torch.zeros_like(self.near_ties)
         self.stop = stop
 
     def choose(
@@ -91,11 +92,28 @@ class Greedy:
         tokens = logits.argmax(-1)
         self.tokens[rows, step] = tokens
         self.near_ties[rows, step] = first - second < NEAR_TIE
+        # NaN counts as the largest, so the first tells of any.
+        self.not_finite[rows, step] = ~first.isfinite()
         return tokens
 
     def ends(self, tokens: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
         """Stop tokens do."""
         return torch.isin(tokens, self.stop)
+
+    def require_finite(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse replies that rest on NaN or infinity: called once, after the last step, to wait for the device once.
+
+        What comes after a row's stop token is no part of its reply.
+        """
+        ends = torch.isin(self.tokens, self.stop).int()
+        bad = (self.not_finite & (ends.cumsum(1) - ends == 0)).nonzero().tolist()
+        if bad:
+            row, step = bad[0]
+            raise ValueError(
+                f"prompt {prompts[row].source or prompts[row].text!r}: the model's logits are NaN or infinite at token "
+                f"{step} of the reply: load the model in float32 or bfloat16, take a smaller alpha, or look at its "
+                "weights"
+            )
 
     def reply(self, row: int) -> tuple[tuple[int, ...], bool, int]:
         """The row's tokens up to and with its stop token, whether it had one, and its near ties."""
@@ -220,8 +238,10 @@ def _prefill(
     if not read_at:
         decide_and_compile()
     visited = read_at.union(*(plan.layers for plan in steering))
-    site = steering[0].vectors.space.site if steering else "resid_post"
-    with residual_hooks(model, site, {layer: partial(read_then_add, layer) for layer in visited}):
+    # The site of the shift, which is not there yet where gates are read in this very pass.
+    with residual_hooks(
+        model, common_site(plans), {layer: partial(read_then_add, layer) for layer in visited}
+    ):
         logits = passes.next_logits(batch.input_ids)
     [(shift, opened)] = decided
     return logits, shift, opened

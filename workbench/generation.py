@@ -27,12 +27,22 @@ from workbench.loading import Model
 from workbench.models import (
     context_length,
     device_of,
+    model_name,
+    n_layers,
     residual_hooks,
     tokenizer_of,
     transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
-from workbench.steering import Adder, Shift, SteeringPlan, compile_shift, gate_site, require_space
+from workbench.steering import (
+    Adder,
+    Shift,
+    SteeringPlan,
+    common_site,
+    compile_shift,
+    gate_site,
+    require_space,
+)
 
 Prompts: TypeAlias = PromptSet | Sequence[Prompt | str]
 Plans: TypeAlias = SteeringPlan | Sequence[SteeringPlan | None] | None
@@ -75,8 +85,8 @@ def generate(
     done it for exactly these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's
     generation config call the end of a text.
 
-    Raises `ValueError` for a prompt without room for its reply, and for plans or a reading made for other prompts;
-    `SpaceMismatch` for a plan made for other models.
+    Raises `ValueError` for a prompt without room for its reply, for plans or a reading made for other prompts, and for
+    logits that are no numbers; `SpaceMismatch` for a plan made for other models.
     """
     if max_new_tokens < 1 or batch_size < 1:
         raise ValueError(
@@ -95,6 +105,7 @@ def generate(
             batch = queue[start : start + batch_size]
             greedy = Greedy(len(batch), max_new_tokens, stop)
             opened = decode(model, batch, greedy, max_new_tokens)
+            greedy.require_finite([row.prompt for row in batch])
             for i, row in enumerate(batch):
                 replies[row.key] = _Reply(*greedy.reply(i), opened[i])
             bar.update(len(batch))
@@ -114,7 +125,11 @@ def teacher_forced_logits(
 
     All rows are one batch. Two backends, or two plans, are compared this way step by step without drifting apart.
     """
-    n_steps = max(map(len, replies))
+    n_steps = max(map(len, replies), default=0)
+    if n_steps < 1:
+        raise ValueError(
+            f"got {len(replies)} replies without a single token: expected one reply per prompt, with a token to force"
+        )
     rows = _rows(model, prompts, plans, reading, n_steps, len(replies))
     if len(rows) != len(replies):
         raise ValueError(f"got {len(replies)} replies for {len(rows)} prompts: pass one reply per prompt")
@@ -206,6 +221,7 @@ def _rows(
         raise ValueError(
             f"got {len(each)} plans for {len(prompts)} prompts: pass one plan, or one (or None) per prompt"
         )
+    common_site(each)  # here too, so that it does not depend on the size of a batch
     require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
     tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
     ids = [tuple(row) for row in tokens]
@@ -215,6 +231,11 @@ def _rows(
         raise ValueError(
             f"the reading was made for {len(reading)} prompts (hash {reading.prompts_hash}), this batch has "
             f"{len(prompts)} (hash {prompts.hash}): read the gate for this batch, plan.read(model, prompts)"
+        )
+    elif reading.open.shape[1] != n_layers(model):
+        raise ValueError(
+            f"the reading has decisions for {reading.open.shape[1]} layers, {model_name(model)!r} has "
+            f"{n_layers(model)}: read the gate on this model, plan.read(model, prompts)"
         )
     else:
         opened = list(reading.open)

@@ -32,8 +32,8 @@ class SpaceMismatch(ValueError):
 
 
 _REMEDIES = {
-    "n_layers": "map it to this model first: workbench.transfer",
-    "d_model": "map it to this model first: workbench.transfer",
+    "n_layers": "use two models of one base, equal in depth and width",
+    "d_model": "use two models of one base, equal in depth and width",
     "site": "read and steer at the same site: pass the same site= everywhere",
     "processing": "load both raw: load_model(...), or HookedTransformer.from_pretrained_no_processing(...)",
     "template_hash": "give both models the same chat template: load_model(..., tokenizer=...)",
@@ -199,8 +199,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         head = json.loads(metadata["workbench"])
-        version = head["format"]
-    except KeyError as error:
+        version, kind = head["format"], head["kind"]
+        if not isinstance(version, int) or not isinstance(kind, str):
+            raise TypeError(f"format {version!r}, kind {kind!r}")
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} was not written by the workbench: expected a file of its save(...)"
         ) from error

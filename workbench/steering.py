@@ -11,6 +11,7 @@ sees the shift itself, and opens because it is open.
 """
 
 import math
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
@@ -62,7 +63,13 @@ class SteeringPlan:
 
     def __post_init__(self) -> None:
         depth = self.vectors.space.n_layers
-        layers = tuple(sorted({index(layer) for layer in self.layers}))
+        try:
+            layers = tuple(sorted({index(layer) for layer in self.layers}))
+        except TypeError as error:
+            raise ValueError(
+                f"got layers={reprlib.repr(self.layers)}, expected a list of whole numbers from 0 to {depth - 1}: "
+                "one layer is layers=[3]"
+            ) from error
         object.__setattr__(self, "layers", layers)
         outside = [layer for layer in layers if not 0 <= layer < depth]
         if outside or not layers:
@@ -70,16 +77,22 @@ class SteeringPlan:
                 f"got {f'layers {outside}' if outside else 'no layers'}, the vectors' model has layers "
                 f"0 to {depth - 1}: choose one or more of these (select_layers does)"
             )
-        if not math.isfinite(self.alpha):
-            raise ValueError(
-                f"got alpha={self.alpha}, expected a finite number: alpha=0 leaves the model unsteered"
-            )
         for name, value, options in (
             ("scale", self.scale, get_args(Scale)),
             ("positions", self.positions, get_args(Positions)),
         ):
             if value not in options:
                 raise ValueError(f"got {name}={value!r}, expected one of {', '.join(map(repr, options))}")
+        # The strengths too: an alpha that float32 cannot hold would make NaN of 0 * inf in the rows that stay closed.
+        try:
+            finite = math.isfinite(self.alpha) and bool(self.strengths.isfinite().all())
+        except (TypeError, OverflowError, RuntimeError):
+            finite = False
+        if not finite:
+            raise ValueError(
+                f"got alpha={reprlib.repr(self.alpha)} with scale={self.scale!r}, expected a finite number that gives "
+                "shifts of finite length in float32: alpha=0 leaves the model unsteered"
+            )
 
     @cached_property
     def id(self) -> str:
@@ -141,6 +154,14 @@ class SteeringPlan:
 def gate_site(gate: Gate) -> str:
     """Where a gate reads; `resid_post` for one that reads nothing."""
     return gate.space.site if gate.space is not None else "resid_post"
+
+
+def common_site(plans: Sequence[SteeringPlan | None]) -> str:
+    """The one site of a batch's plans, those that may do nothing included; `resid_post` where there is no plan."""
+    sites = sorted({plan.vectors.space.site for plan in plans if plan is not None})
+    if len(sites) > 1:
+        raise ValueError(f"got plans for {' and '.join(sites)} in one batch: run one batch per site")
+    return sites[0] if sites else "resid_post"
 
 
 def require_space(model: Model, plans: Sequence[SteeringPlan]) -> None:
@@ -219,17 +240,22 @@ def compile_shift(
     `opened` are the decisions (`GateReading.open`), a row's being those of its own plan's gate. Rows whose plan is
     None, or answers with a preset refusal, are not shifted.
 
-    Raises `ValueError` where plans and rows differ in number, or the plans act at different sites.
+    Raises `ValueError` where plans and rows differ in number, the decisions are of a model of another depth, or the
+    plans act at different sites.
     """
     each = [plans] * len(opened) if isinstance(plans, SteeringPlan) else list(plans)
     if len(each) != len(opened):
         raise ValueError(
             f"got {len(each)} plans for a reading of {len(opened)} prompts: pass one plan, or one per row"
         )
+    for depth in {plan.vectors.space.n_layers for plan in each if plan is not None}:
+        if opened.shape[1] != depth:
+            raise ValueError(
+                f"got decisions for {opened.shape[1]} layers and a plan for a model of {depth}: "
+                "read the gate on the model you steer, plan.read(model, prompts)"
+            )
+    site = common_site(each)
     shifting = [plan for plan in each if plan is not None and plan.refusal is None]
-    sites = sorted({plan.vectors.space.site for plan in shifting}) or ["resid_post"]
-    if len(sites) > 1:
-        raise ValueError(f"got plans for {' and '.join(sites)} in one batch: run one batch per site")
     layers = tuple(sorted({layer for plan in shifting for layer in plan.layers}))
     width = shifting[0].vectors.space.d_model if shifting else 0
     values = torch.zeros(len(each), len(layers), width)
@@ -240,7 +266,7 @@ def compile_shift(
         values[rows[:, None], columns] = opened[rows][:, list(plan.layers), None] * plan.shift
         on_prompt[rows] = plan.positions in ("all", "prompt")
         on_reply[rows] = plan.positions in ("all", "reply")
-    return Shift(values, layers, sites[0], on_prompt, on_reply)
+    return Shift(values, layers, site, on_prompt, on_reply)
 
 
 def _adder(shift: Float[Tensor, "row pos_or_1 d_model"]) -> Adder:
