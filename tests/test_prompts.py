@@ -118,6 +118,35 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str):
         load_prompts(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"messages": [{"role": "user", "content": "\xff"}]}', "can't decode byte 0xff"),
+        (b'{"messages": [{"role": "user", "content": 5}]}', "got content 5, expected a text"),
+        (
+            b'{"messages": [{"role": "user", "content": "bake"}], "source": 5}',
+            "got source 5, expected a text",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "bake"}], "cluster": {"verb": 5}}',
+            "got verb 5, expected",
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "bake"}], "answer": 5}',
+            "got answer 5, expected a text",
+        ),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path: Path, unchecked: None, line: bytes, reason: str):
+    path = tmp_path / "few.jsonl"
+    PromptSet.from_texts("few", ["bake"]).save(path)
+    path.write_bytes(path.read_bytes() + line)
+    with pytest.raises(
+        ValueError, match=rf"few\.jsonl, line 2: .*{reason}.*: expected one JSON object .* UTF-8"
+    ):
+        load_prompts(path)
+
+
 def test_missing_and_empty_files_are_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no prompt file .*few\.jsonl"):
         load_prompts(tmp_path / "few.jsonl")

@@ -203,14 +203,15 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file {path}: check the path, or save a PromptSet there first")
     prompts = []
-    with path.open(encoding="utf-8") as file:
+    # Bytes, so that a line that is no UTF-8 can be told by its number.
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                prompts.append(_from_json(json.loads(line)))
+                prompts.append(_from_json(json.loads(line.decode("utf-8"))))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: {error}: expected one JSON object "
-                    '{"messages": [{"role": ..., "content": ...}], "label": ...} a line'
+                    '{"messages": [{"role": ..., "content": ...}], "label": ...} a line, in UTF-8'
                 ) from error
     return PromptSet(name or path.stem, tuple(prompts))
 
@@ -248,10 +249,16 @@ def _as_json(prompt: Prompt) -> dict[str, Any]:
 
 
 def _from_json(data: Any) -> Prompt:
-    return Prompt(
+    prompt = Prompt(
         messages=tuple((message["role"], message["content"]) for message in data["messages"]),
         label=data.get("label", "unlabelled"),
         source=data.get("source", ""),
         cluster=tuple(data.get("cluster", {}).items()),
         answer=data.get("answer"),
     )
+    texts = [("content", content) for _, content in prompt.messages]
+    texts += [("source", prompt.source), *prompt.cluster, ("answer", prompt.answer or "")]
+    for name, text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"got {name} {text!r}, expected a text")
+    return prompt
