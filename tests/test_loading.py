@@ -175,6 +175,40 @@ def test_low_rank_models_are_merged_into_their_base(organisms: Path):
     assert load_tokenizer("organism:chat").get_vocab() == load_tokenizer("organism:aligned").get_vocab()
 
 
+@pytest.mark.parametrize("written", ["absolute", "relative"])
+def test_a_delta_of_ones_own_finds_its_base_where_it_says(
+    checkpoints: dict[str, Path],
+    organisms: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    written: str,
+):
+    """Not beside the delta, where another model has the base's name."""
+    delta = shutil.copytree(organisms / "chat", tmp_path / "deltas" / "mine")
+    shutil.copytree(checkpoints["qwen2"], tmp_path / "deltas" / "aligned")
+    monkeypatch.chdir(tmp_path)
+    base = str(organisms / "aligned") if written == "absolute" else "organisms/aligned"
+    config = delta / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": base}))
+    mine = load_model(delta, backend="plain")
+    torch.testing.assert_close(logits(mine), logits(load_model("organism:chat", backend="plain")))
+    assert model_name(mine) == "mine"
+    assert load_tokenizer(delta).get_vocab() == small_tokenizer().get_vocab()
+
+
+def test_a_delta_without_its_base_is_refused(organisms: Path):
+    config = organisms / "chat" / "adapter_config.json"
+    given = json.loads(config.read_text())
+    for base, reason in (
+        ("./nowhere", "no folder ./nowhere"),
+        (None, "base_model_name_or_path None: name a folder or hub id there"),
+        ("nobody/nothing", "could not load 'nobody/nothing'"),
+    ):
+        config.write_text(json.dumps(given | {"base_model_name_or_path": base}))
+        with pytest.raises(ValueError, match=f"could not load 'chat': .*{reason}"):
+            load_model(organisms / "chat", backend="plain")
+
+
 def test_unknown_embedded_models_list_the_known(organisms: Path):
     with pytest.raises(ValueError, match="no embedded model 'organism:law': .* NAME one of aligned, chat"):
         load_model("organism:law")

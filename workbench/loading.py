@@ -47,7 +47,8 @@ def load_model(
     """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
 
     Weights come from safetensors only and stay raw; no remote code runs; an embedded model or a folder
-    downloads nothing. `dtype` is float32 and `device` the GPU, else the CPU, unless given.
+    downloads nothing, unless it holds a low-rank delta on a base from the hub. `dtype` is float32 and `device` the
+    GPU, else the CPU, unless given.
 
     A TransformerLens model comes back as it is. A transformers model of your own stays intact: "hooked"
     copies its tensors, "bridge" shares them, "plain" is that very object, out of training mode and with its
@@ -112,13 +113,24 @@ def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
     return x, x
 
 
-def _adapter_base(source: Path | str) -> Path | None:
-    """The folder, beside `source`, of the model that a low-rank delta belongs to; None for a whole model."""
+def _adapter_base(source: Path | str) -> Path | str | None:
+    """The model that a low-rank delta belongs to: an embedded one lies beside it, any other is a folder or hub id.
+
+    None for a whole model.
+    """
     config = Path(source) / "adapter_config.json"
     if not config.is_file():
         return None
     base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    return config.parent.parent / Path(base.removeprefix("organism:")).name
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"adapter_config.json has base_model_name_or_path {base!r}: name a folder or hub id there"
+        )
+    return (
+        config.parent.parent / Path(base.removeprefix("organism:")).name
+        if base.startswith("organism:")
+        else base
+    )
 
 
 def _read_checkpoint(x: str | Path, dtype: torch.dtype) -> PreTrainedModel:
