@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from workbench import gates
 from workbench.activations import Activations, last_token_activations
 from workbench.gates import AlwaysOpen, ThresholdGate, auroc, best_layer, load_gate, project
 from workbench.loading import Model
@@ -79,6 +80,14 @@ def test_a_shared_layer_decides_for_all(train: Activations, val: Activations):
     assert shared.reads == (2,) and own.reads == (0, 1, 2, 3) and shared.id != own.id
     with pytest.raises(ValueError, match="gate has shared layer 4, its model has layers 0 to 3"):
         ThresholdGate.fit(vectors, train, layer=4)
+
+
+def test_the_id_is_computed_once(gate: ThresholdGate, monkeypatch: pytest.MonkeyPatch):
+    fresh, hashed = replace(gate), []
+    monkeypatch.setattr(gates, "content_hash", lambda *parts: hashed.append(parts) or "hash")
+    assert fresh.id == fresh.id == "hash"
+    assert len(hashed) == 1
+    assert replace(fresh).id == "hash" and len(hashed) == 2
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3, 0.99])

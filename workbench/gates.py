@@ -11,6 +11,7 @@ what was asked.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -145,7 +146,7 @@ class ThresholdGate:
         provenance = Provenance("gate", note=f"bias shifted by {delta:g}", parents=(self.provenance,))
         return replace(self, bias=self.bias + delta, provenance=provenance)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """A hash of directions, bias and shared layer."""
         return content_hash(self.directions, self.bias, self.shared_layer)
