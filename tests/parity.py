@@ -21,10 +21,10 @@ from workbench.loading import Model
 N_LAYERS, D_MODEL = 6, 32
 
 
-def save_babbler(folder: Path) -> Path:
-    """Write the checkpoint and its tokenizer."""
+def babbler_of(seed: int) -> LlamaForCausalLM:
+    """The model with weights of this seed."""
     tokenizer = small_tokenizer()
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -42,9 +42,20 @@ def save_babbler(folder: Path) -> Path:
     for name, weight in model.named_parameters():
         if weight.ndim == 2:
             torch.nn.init.normal_(weight, std=1.0 if "embed" in name else 1.5 / weight.shape[-1] ** 0.5)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model
+
+
+def save_babbler(folder: Path) -> Path:
+    """Write the checkpoint and its tokenizer."""
+    babbler_of(5).save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     return folder
+
+
+@cache
+def aligned() -> PreTrainedModel:
+    """A sibling of another seed: where theta comes from in the paper's form."""
+    return wb.load_model(babbler_of(6), backend="plain", tokenizer=small_tokenizer())
 
 
 def extraction(prompts: wb.PromptSet) -> wb.PromptSet:
@@ -54,16 +65,21 @@ def extraction(prompts: wb.PromptSet) -> wb.PromptSet:
 
 @dataclass(frozen=True)
 class Setting:
-    """A plan that library and reference both understand; `gate` is a shared layer, "each" layer, or "open"."""
+    """A plan that library and reference both understand; `gate` is a shared layer, "each" layer, or "open".
+
+    `theta` is the model's "own", or the "aligned" model's; the gate is always the model's own.
+    """
 
     alpha: float
     layers: tuple[int, ...]
     gate: int | str
     positions: str = "all"
+    scale: str = "residual"
+    theta: str = "own"
 
-    def plan(self, model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
-        """The library's plan, everything read from `model` itself."""
-        activations = wb.last_token_activations(model, extraction(prompts))
+    def plan(self, model: Model, prompts: wb.PromptSet, *, site: str = "resid_post") -> wb.SteeringPlan:
+        """The library's plan, read from `model` itself but for an aligned model's theta."""
+        activations = wb.last_token_activations(model, extraction(prompts), site=site)
         vectors = wb.mean_difference(activations)
         if self.gate == "open":
             gate = wb.AlwaysOpen()
@@ -71,12 +87,14 @@ class Setting:
             gate = wb.ThresholdGate.fit(
                 vectors, activations, layer=None if self.gate == "each" else self.gate
             )
+        if self.theta == "aligned":
+            vectors = wb.mean_difference(wb.last_token_activations(aligned(), extraction(prompts), site=site))
         return wb.SteeringPlan(
             vectors,
             gate=gate,
             layers=self.layers,
             alpha=self.alpha,
-            scale="residual",
+            scale=self.scale,
             positions=self.positions,
         )
 
@@ -88,6 +106,8 @@ SETTINGS: dict[str, tuple[Setting | None, ...]] = {
     "read above the shift": (Setting(0.2, (2, 3), gate=5),) * 8,
     "prompt only": (Setting(0.2, (0, 3), gate=0, positions="prompt"),) * 8,
     "reply only": (Setting(0.2, (1, 3), gate=0, positions="reply"),) * 8,
+    # the paper's form: theta of another model, the target's own gate at each layer, alpha as it is
+    "the paper's form": (Setting(3.0, (1, 2, 4), gate="each", scale="raw", theta="aligned"),) * 8,
     # every row its own; the first and last layer, both signs, no plan
     "a plan per row": (
         Setting(0.05, (1,), gate=0),
@@ -130,13 +150,16 @@ def expected(
     shifts, positions, gate_open = {}, "all", None
     if setting is not None:
         found = _directions(model, prompts)
+        steered = _directions(aligned(), prompts) if setting.theta == "aligned" else found
         residuals = reference.last_token_residuals(model, model.tokenizer, prompt.messages)
         shared = setting.gate if isinstance(setting.gate, int) else None
         open_at = reference.gate(residuals, found, shared_layer=shared)
         gate_open = (True,) * N_LAYERS if setting.gate == "open" else tuple(open_at)
         positions = setting.positions
         shifts = {
-            layer: setting.alpha * found.residual_norm[layer] * found.unit[layer]
+            layer: setting.alpha
+            * (steered.residual_norm[layer] if setting.scale == "residual" else 1)
+            * steered.unit[layer]
             for layer in setting.layers
             if gate_open[layer]
         }

@@ -33,6 +33,7 @@ def test_the_settings_test_something(babblers: dict[str, Model], prompts: wb.Pro
     plain = babblers["plain"]
     lengths = {len(reference.chat_ids(small_tokenizer(), prompt.messages)) for prompt in prompts}
     assert len(lengths) >= 4
+    lengths_of = wb.mean_difference(wb.last_token_activations(plain, prompts)).residual_norms.tolist()
     for name, settings in SETTINGS.items():
         rows = [expected(plain, prompts, *row) for row in zip(prompts, settings, strict=True)]
         unsteered = [expected(plain, prompts, prompt, None) for prompt in prompts]
@@ -44,7 +45,9 @@ def test_the_settings_test_something(babblers: dict[str, Model], prompts: wb.Pro
         assert 2 <= sum(reached) <= 7, name
         assert sum(changed) >= sum(reached) / 2, name
         assert not any(c and not r for c, r in zip(changed, reached, strict=True)), name
-        assert all(0.05 <= abs(setting.alpha) <= 0.2 for setting in settings if setting is not None), name
+        for setting in filter(None, settings):
+            units = [1.0] if setting.scale == "residual" else [lengths_of[layer] for layer in setting.layers]
+            assert all(0.05 <= abs(setting.alpha) / unit <= 0.2 for unit in units), name
         assert len({row.tokens[-3:] for row in rows}) >= 6, name
 
 
