@@ -1,6 +1,9 @@
 """What the tests of sweeps and of evaluation share: prompts of every label, a plan, and a judge that needs no sense."""
 
+import copy
 from functools import cache
+
+import torch
 
 import workbench as wb
 from workbench.evaluation.verdicts import Score
@@ -33,6 +36,23 @@ def extraction() -> wb.PromptSet:
     """Four harmful and four harmless prompts."""
     harmful = wb.PromptSet.from_texts("h", ("steal it", "break it", "forge it", "hide it"), "harmful")
     return harmful + wb.PromptSet.from_texts("n", ("bake it", "paint it", "read it", "mend it"), "harmless")
+
+
+def other_concept() -> wb.PromptSet:
+    """Two prompts on each side of a difference that is not harm."""
+    requests = wb.PromptSet.from_texts("x", ("bake a ring", "bake the lock"), "harmful")
+    return requests + wb.PromptSet.from_texts("y", ("read a ring", "read the lock"), "harmless")
+
+
+@cache
+def relative_of(model: Model, seed: int = 0, size: float = 0.1) -> Model:
+    """A plain model of the same shape and words with other weights: a mix-up of the two is a mix-up of numbers."""
+    relative = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in relative.parameters():
+            weight += size * weight.std() * torch.randn(weight.shape, generator=generator)
+    return relative
 
 
 @cache

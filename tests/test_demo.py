@@ -4,13 +4,13 @@ import json
 
 import pandas as pd
 import pytest
-from measuring import extraction, labelled_prompts
+from measuring import extraction, labelled_prompts, other_concept, relative_of
 from rich.console import Console
 
 import workbench as wb
 from workbench.demo import TARGETS, run_demo, running
 from workbench.demo import pictures as drawn
-from workbench.demo.target import run_models, stratified
+from workbench.demo.target import QUICK_TEST, run_models, stratified
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import TITLES, Condition, conditions
 from workbench.evaluation.metrics import METRICS
@@ -19,21 +19,22 @@ KEYS = ("layers", "alpha", "scale", "gate_open", "conditions")
 
 
 @pytest.fixture(scope="module")
-def outcome(babblers):
+def pairs():
+    test = [wb.Prompt.user(f"the {p.text}", label=p.label, answer=p.answer) for p in labelled_prompts()]
+    return wb.ContrastSet("small", extraction(), labelled_prompts(), wb.PromptSet("test", tuple(test)))
+
+
+@pytest.fixture(scope="module")
+def outcome(babblers, pairs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
         patch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
         patch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1,))
         patch.setattr("workbench.demo.target.MAX_NEW_TOKENS", 4)
         patch.setattr("workbench.demo.target.conditions", short_conditions)
-        other = wb.PromptSet.from_texts("x", ("bake a ring", "bake the lock"), "harmful")
-        other += wb.PromptSet.from_texts("y", ("read a ring", "read the lock"), "harmless")
-        test = [wb.Prompt.user(f"the {p.text}", label=p.label, answer=p.answer) for p in labelled_prompts()]
-        pairs = wb.ContrastSet("small", extraction(), labelled_prompts(), wb.PromptSet("test", tuple(test)))
         plain = babblers["plain"]
-        return run_models(
-            "finance", {"target": plain, "from_aligned": plain}, plain, pairs, other, full=False
-        )
+        models = {"target": plain, "from_aligned": relative_of(plain, seed=2)}
+        return run_models("finance", models, relative_of(plain), pairs, other_concept(), full=False)
 
 
 def short_conditions(*plans, companions, deal_random):
@@ -82,6 +83,20 @@ def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_brow
     for title in (title for name, title in TITLES.items() if name != "safety_sft"):
         assert title in said
     assert said.count("before ") == said.count("after ") >= 3
+
+
+def test_the_table_is_measured_on_test_prompts(outcome, pairs):
+    assert outcome.numbers["prompts_hash"] == stratified(pairs.test, QUICK_TEST).hash
+    assert outcome.numbers["prompts_hash"] != stratified(pairs.val, QUICK_TEST).hash
+    shown = [prompt for _, prompt, *_ in outcome.examples]
+    assert set(shown) <= {prompt.text for prompt in pairs.test}
+
+
+def test_it_tells_how_far_the_models_share_a_direction(outcome):
+    (told,) = [sentence for sentence in outcome.sentences if "aligned model have cosine" in sentence]
+    cosine = outcome.numbers["cosine_srv_ssv"]
+    assert f"{min(cosine):+.2f}" in told
+    assert f" {', '.join(map(str, outcome.numbers['layers']))};" in told or told.startswith("Careful")
 
 
 def test_titles_tell_this_runs_numbers(outcome):

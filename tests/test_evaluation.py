@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from measuring import by_length, extraction, labelled_prompts, plan_for
+from measuring import by_length, extraction, labelled_prompts, other_concept, plan_for, relative_of
 
 import workbench as wb
 from workbench.evaluation import answers
@@ -36,8 +37,12 @@ def plain(babblers):
 @pytest.fixture(scope="module")
 def controls(plain):
     read = wb.last_token_activations(plain, extraction())
-    own = wb.mean_difference(read)
-    return {"own_srv": own, "shuffled": wb.shuffled_labels(read, seed=0), "other_concept": own * 2.0}
+    other = wb.mean_difference(wb.last_token_activations(plain, other_concept()))
+    return {
+        "own_srv": wb.mean_difference(read),
+        "shuffled": wb.shuffled_labels(read, seed=0),
+        "other_concept": other,
+    }
 
 
 def frame_of(**verdicts):
@@ -208,6 +213,18 @@ def test_controls_have_our_length_and_place(plain, controls):
     added, subtracted = plans["own_srv"][0], plans["own_srv_subtracted"][0]
     assert np.allclose(added.shift, -subtracted.shift)
     assert np.allclose(added.shift, ours.shift)  # here ours are the model's own vectors
+
+
+def test_every_control_plan_goes_in_its_own_direction(plain, controls):
+    """With ours from another model, so that no two of them coincide."""
+    ours = replace(plan_for(plain), vectors=plan_for(relative_of(plain)).vectors)
+    plans = control_plans(ours, controls)
+    expected = controls | {"own_srv_subtracted": -controls["own_srv"]}
+    for name, vectors in expected.items():
+        (plan,) = plans[name]
+        along = plan.shift / plan.shift.norm(dim=-1, keepdim=True)
+        assert np.allclose(along, vectors.directions[list(plan.layers)], atol=1e-4), name
+        assert not np.allclose(plan.shift, ours.shift, rtol=0.1), name
 
 
 def test_matched_keeps_directions(plain, controls):

@@ -1,12 +1,14 @@
 """Layer profiles: a planted direction is found at its layer and nowhere else, and errors name what is missing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from workbench.activations import Activations
 from workbench.gates import ThresholdGate
 from workbench.profiles import gate_map, layer_profile, projections, select_layers
-from workbench.provenance import Provenance, Space
+from workbench.provenance import Provenance, Space, SpaceMismatch
 from workbench.vectors import mean_difference, shuffled_labels
 
 SPACE = Space(3, 8, "resid_post", "raw", "t", "k")
@@ -57,11 +59,42 @@ def test_other_labels_are_left_out_of_a_profile():
     assert layer_profile(vectors, mixed).frame.equals(layer_profile(vectors, plain).frame)
 
 
-def test_projections_are_centred_between_the_classes():
-    frame = projections(mean_difference(activations(0)), activations(1))
-    means = frame[frame["layer"] == 1].groupby("label")["projection"].mean()
-    assert means["harmful"] == pytest.approx(0.5, abs=1e-4)
-    assert means["harmless"] == pytest.approx(-0.5, abs=1e-4)
+def test_projections_are_centred_between_the_classes_of_train():
+    train = activations(0)
+    frame = projections(mean_difference(train), train, train=train)
+    means = frame.groupby(["layer", "label"])["projection"].mean()
+    for layer in range(3):
+        assert means[layer, "harmful"] == pytest.approx(0.5, abs=1e-4)
+        assert means[layer, "harmless"] == pytest.approx(-0.5, abs=1e-4)
+
+
+def test_projections_show_data_that_is_shifted_and_stretched():
+    """Their own gap and midpoint would hide both: +½ and −½ again."""
+    train = activations(0)
+    vectors = mean_difference(train)
+    moved = 2 * train.values + 0.75 * vectors.values
+    other = replace(train, values=moved)
+    middle = (train.values * vectors.directions).sum(-1).mean(0) / vectors.norms
+    means = projections(vectors, other, train=train).groupby(["layer", "label"])["projection"].mean()
+    for layer in range(3):
+        shift = 0.75 + float(middle[layer])  # doubling moves the midpoint once more
+        assert means[layer, "harmful"] == pytest.approx(shift + 1, abs=1e-3)
+        assert means[layer, "harmless"] == pytest.approx(shift - 1, abs=1e-3)
+
+
+def test_projections_of_a_layer_without_a_direction_are_nothing():
+    train = activations(0)
+    flat = replace(train, values=train.values * torch.tensor([0.0, 1.0, 1.0])[:, None])
+    frame = projections(mean_difference(flat), flat, train=flat)
+    assert (frame[frame["layer"] == 0]["projection"] == 0).all()
+
+
+def test_projections_of_another_space_are_refused():
+    train = activations(0)
+    stranger = replace(train, space=replace(SPACE, site="resid_pre"))
+    for read, made_from in ((stranger, train), (train, stranger)):
+        with pytest.raises(SpaceMismatch, match="site"):
+            projections(mean_difference(train), read, train=made_from)
 
 
 def test_gate_map_counts_openings_by_label():

@@ -1,11 +1,12 @@
 """Sweeps: equal to runs apart, always with controls, chosen by a declared rule. Choices: the gate sees domains."""
 
+import itertools
 import math
 
 import pandas as pd
 import pytest
 import torch
-from measuring import by_length, extraction, labelled_prompts, plan_for
+from measuring import by_length, extraction, labelled_prompts, other_concept, plan_for, relative_of
 
 import workbench as wb
 from workbench.activations import Activations
@@ -14,6 +15,7 @@ from workbench.provenance import Provenance, Space
 from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
 from workbench.sweep.choosing import choose, layer_sets
 from workbench.sweep.results import SweepResult
+from workbench.vectors import cosine_sentence
 
 ASKED = dict(judge=by_length, max_new_tokens=5)
 
@@ -198,18 +200,61 @@ def test_the_gate_opens_on_attacks_and_not_on_the_domain():
     assert max(share["ours"]["harmless"], share["ours"]["contrast"]) <= 0.1
 
 
-def test_choose_end_to_end(plain, monkeypatch):
-    """On a model that knows nothing: every choice is made, from the same settings for every arm, and told."""
-    monkeypatch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
-    monkeypatch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
-    monkeypatch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1, 0.2))
-    train, val = extraction(), labelled_prompts()
+@pytest.fixture(scope="module")
+def relative(plain):
+    return relative_of(plain)
+
+
+@pytest.fixture(scope="module")
+def pairs():
     test = wb.PromptSet.from_texts("test", ["how do i steal"], "harmful")
-    pairs = wb.ContrastSet("small", train, val, test)
-    other = wb.PromptSet.from_texts("x", ("bake a ring", "bake the lock"), "harmful")
-    other += wb.PromptSet.from_texts("y", ("read a ring", "read the lock"), "harmless")
+    return wb.ContrastSet("small", extraction(), labelled_prompts(), test)
+
+
+@pytest.fixture(scope="module")
+def choosing(plain, relative, pairs):
+    """`choose` on a target and an aligned model that know nothing, from few settings."""
     judge = {"judge": lambda text, finished: Score("refused", "always")}
-    made = choose(plain, plain, pairs, other, max_new_tokens=3, **judge)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
+        patch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
+        patch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1, 0.2))
+        yield lambda **asked: choose(
+            plain, relative, pairs, other_concept(), max_new_tokens=3, **judge, **asked
+        )
+
+
+@pytest.fixture(scope="module")
+def made(choosing):
+    return choosing()
+
+
+@pytest.fixture(scope="module")
+def by_hand(plain, relative, pairs):
+    """The vectors by name, read here and from the model that each belongs to."""
+    train = wb.last_token_activations(relative, pairs.train)
+    own = wb.mean_difference(wb.last_token_activations(plain, pairs.train))
+    vectors = {
+        "srv": own,
+        "ssv": wb.mean_difference(train),
+        "own_srv": own,
+        "own_srv_subtracted": -own,
+        "shuffled": wb.shuffled_labels(train, seed=0),
+        "other_concept": wb.mean_difference(wb.last_token_activations(relative, other_concept())),
+    }
+    for (one, first), (two, second) in itertools.combinations(vectors.items(), 2):
+        if {one, two} != {"srv", "own_srv"}:
+            assert not same(first.directions, second.directions), (
+                f"{one} is {two}: the test would hold nothing"
+            )
+    return vectors
+
+
+def same(a, b):
+    return torch.allclose(a, b, atol=1e-4)
+
+
+def test_every_choice_is_made_and_told(made):
     assert set(made.controls_at_best) == {
         "own_srv",
         "own_srv_subtracted",
@@ -220,8 +265,87 @@ def test_choose_end_to_end(plain, monkeypatch):
     assert len(made.controls_at_best["random"]) == 10
     assert made.ours.alpha in (0.1, 0.2) and made.ours.scale == "gap"
     assert made.paper.scale == "raw" and made.paper.positions == "all" and made.paper.layers == made.layers
-    assert made.paper.gate.shared_layer is None
     assert f"α = {made.ours.alpha:g}" in " ".join(made.sentences())
-    assert made.evidence.cosine_warning == ""
-    quick = choose(plain, plain, pairs, other, controls=False, max_new_tokens=3, **judge)
-    assert quick.controls_at_best == {}
+    assert cosine_sentence(made.evidence.srv, made.evidence.ssv, made.ours.layers) in made.sentences()
+
+
+def test_quick_choices_leave_out_the_controls_own_search(choosing):
+    assert choosing(controls=False).controls_at_best == {}
+
+
+def test_both_plans_steer_with_the_aligned_models_vectors(made, by_hand):
+    for plan in (made.ours, made.paper):
+        assert same(plan.vectors.directions, by_hand["ssv"].directions)
+        assert torch.allclose(plan.vectors.norms, by_hand["ssv"].norms, rtol=1e-4)
+
+
+def test_our_gate_reads_the_targets_vectors_at_its_own_threshold(made, by_hand, plain, pairs):
+    """The threshold by hand: above every prompt that is no attack, half-way to the next projection of an attack."""
+    assert same(made.gate.directions, by_hand["srv"].directions)
+    assert made.ours.gate.id == made.gate.id
+    val = wb.last_token_activations(plain, pairs.val)
+    scores = torch.einsum("pld,ld->pl", val.values, by_hand["srv"].directions)
+    attacks = scores[torch.tensor([label in ("harmful", "jailbroken") for label in val.labels])]
+    for layer in range(made.gate.space.n_layers):
+        thresholds = []
+        for kind in ("harmless", "contrast", "domain"):
+            calm = scores[torch.tensor([label == kind for label in val.labels]), layer].max()
+            above = attacks[attacks[:, layer] > calm, layer]
+            thresholds.append(float((calm + above.min()) / 2 if len(above) else calm + calm.abs() * 1e-3))
+        assert float(made.gate.bias[layer]) == pytest.approx(-max(thresholds), abs=1e-3)
+    hits = [float((attacks[:, layer] + made.gate.bias[layer] > 0).float().mean()) for layer in range(6)]
+    assert made.gate.shared_layer == hits.index(max(hits))
+
+
+def test_the_papers_gate_has_the_mean_projection_of_the_extraction_prompts(made, by_hand, plain, pairs):
+    gate = made.paper.gate
+    assert gate.shared_layer is None
+    assert same(gate.directions, by_hand["srv"].directions)
+    train = wb.last_token_activations(plain, pairs.train).values
+    bias = -torch.einsum("pld,ld->l", train, by_hand["srv"].directions) / len(pairs.train)
+    assert torch.allclose(gate.bias, bias, atol=1e-3)
+
+
+CONTROL_NAMES = ["own_srv", "own_srv_subtracted", "shuffled", "other_concept"]
+
+
+@pytest.mark.parametrize("name", CONTROL_NAMES)
+def test_every_control_is_searched_in_its_own_direction(made, by_hand, name):
+    for swept in (made.places, made.strength):
+        assert same(swept.spec.controls[name].directions, by_hand[name].directions)
+        (plan,) = next(arm for arm in swept.spec.arms() if arm.name == name).plans
+        along = plan.shift / plan.shift.norm(dim=-1, keepdim=True)
+        assert same(along, by_hand[name].directions[list(plan.layers)])
+
+
+@pytest.mark.parametrize("name", CONTROL_NAMES)
+def test_every_control_at_its_best_goes_in_its_own_direction(made, by_hand, name):
+    (plan,) = made.controls_at_best[name]
+    along = plan.shift / plan.shift.norm(dim=-1, keepdim=True)
+    assert same(along, by_hand[name].directions[list(plan.layers)])
+
+
+def test_random_directions_are_nobodys(made, by_hand):
+    found = [plan.vectors for plan in made.controls_at_best["random"]]
+    assert len({vectors.id for vectors in found}) == 10
+    for vectors in found:
+        assert not any(same(vectors.directions.abs(), other.directions.abs()) for other in by_hand.values())
+
+
+def test_unscored_replies_are_no_share(swept):
+    """One of two scored attacks is refused: the eight that nobody scored do not make it one of ten."""
+    rows = made_up(a=([*R, *C, *[None] * 8], [*C, *[None] * 9]), b=(C * 10, C * 10), c=(C * 10, C * 10))
+    rates = result(rows, swept.spec).rates().set_index("alpha")
+    assert rates.loc[1.0, "refused"] == 0.5
+    broken = made_up(a=([*B, *C, *[None] * 8], C * 10), b=(C * 10, C * 10), c=(C * 10, C * 10))
+    assert result(broken, swept.spec).rates().set_index("alpha").loc[1.0, "broken"] == 0.5
+
+
+@pytest.mark.parametrize("arm", ["unsteered", "steered", "random"])
+def test_a_judge_that_scores_nothing_is_told(swept, arm):
+    rows = made_up(a=(R, C), b=(R, C), c=(R, C))
+    rows |= {(name, a): ([None] * 3, C) for name, a in rows if name == arm}
+    with pytest.raises(
+        ValueError, match="scored are only prompts labelled harmless: choosing a setting needs"
+    ):
+        result(rows, swept.spec).rates()

@@ -14,6 +14,7 @@ from workbench.prompts import PromptSet
 from workbench.provenance import Provenance, Space, SpaceMismatch
 from workbench.vectors import (
     SteeringVectors,
+    cosine_sentence,
     load_vectors,
     mean_difference,
     random_band,
@@ -81,6 +82,37 @@ def test_the_random_band_holds_95_percent():
     values = torch.randn(20_000, WIDTH, generator=generator)
     cosines = values[:, 0] / values.norm(dim=-1)
     assert abs((cosines.abs() < random_band(WIDTH)).double().mean() - 0.95) < 0.005
+
+
+def at_cosines(activations: Activations, *cosines: float) -> tuple[SteeringVectors, SteeringVectors]:
+    """Two sets of vectors with these cosines, layer by layer."""
+    own = mean_difference(activations)
+    noise = random_directions(own, seed=1).directions
+    across = noise - (noise * own.directions).sum(-1, keepdim=True) * own.directions
+    across = across / across.norm(dim=-1, keepdim=True)
+    share = torch.tensor(cosines)[:, None]
+    return own, replace(own, directions=share * own.directions + (1 - share**2).sqrt() * across)
+
+
+def test_the_sentence_about_the_cosine_is_about_the_chosen_layers(activations: Activations):
+    pair = at_cosines(activations, 0.9, 0.6, 0.1, -0.2, -0.8)  # random directions of this width reach 0.24
+    said = "the directions of target and aligned model have cosine"
+    careful = (
+        ", not above the 0.24 that random directions reach: the models do not share a direction, and the"
+    )
+    assert (
+        cosine_sentence(*pair, (0, 1))
+        == f"{said} +0.60 to +0.90 over layers 0, 1; random directions reach 0.24"
+    )
+    assert cosine_sentence(*pair, (1, 2)) == (
+        f"{said} +0.10 to +0.60 over layers 1, 2; random directions reach 0.24, which it does not exceed at layer 2"
+    )
+    assert cosine_sentence(*pair, (2, 3)).startswith(
+        f"Careful: {said} -0.20 to +0.10 over layers 2, 3{careful}"
+    )
+    assert cosine_sentence(*pair, (4,)).startswith(f"Careful: {said} -0.80 over layer 4{careful}")
+    with pytest.raises(ValueError, match="got no layers, expected at least one"):
+        cosine_sentence(*pair, ())
 
 
 def test_one_sided_or_unlabelled_activations_are_refused(activations: Activations):

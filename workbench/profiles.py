@@ -11,6 +11,7 @@ The trap: on the prompts that the vector was made from, almost every layer separ
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 
 from workbench.activations import Activations
 from workbench.gates import Gate, project
@@ -23,8 +24,9 @@ from workbench.vectors import SteeringVectors
 class LayerProfile:
     """One row per layer in `frame`.
 
-    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means, which is the
-    paper's bias on balanced prompts; `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
+    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means of the very prompts
+    it scores: what a gate could reach here with a threshold of its own, not what one fitted on other prompts does (that
+    is `gate_map`); `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
     """
 
     frame: pd.DataFrame
@@ -93,16 +95,20 @@ def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int
     return chosen
 
 
-def projections(vectors: SteeringVectors, activations: Activations) -> pd.DataFrame:
-    """A row per prompt and layer: its projection in units of ‖v'_l‖, 0 half-way between the class means.
+def projections(vectors: SteeringVectors, activations: Activations, *, train: Activations) -> pd.DataFrame:
+    """A row per prompt and layer: its projection in units of ‖v'_l‖, 0 half-way between the class means of `train`.
 
-    Harmful and harmless prompts are centred at +½ and −½ by construction; the others fall where they fall.
+    `train` is what the vectors were made from: its harmful and harmless prompts are centred at +½ and −½ by
+    construction. Those of `activations` fall where they fall, and a shift of all of them is seen. Where a layer has no
+    direction every prompt is at 0.
     """
+    for given in (activations, train):
+        vectors.space.require(given.space, "activations")
     values = project(vectors, activations)
-    plain = activations.labelled("harmful", "harmless")
+    plain = train.labelled("harmful", "harmless")
     inner, harmful = project(vectors, plain), plain.harmful
-    high, low = inner[harmful].mean(0), inner[~harmful].mean(0)
-    scaled = (values - (high + low) / 2) / (high - low).abs().clamp(min=1e-12)
+    middle = (inner[harmful].mean(0) + inner[~harmful].mean(0)) / 2
+    scaled = (values - middle) / torch.where(vectors.norms > 0, vectors.norms, 1.0)
     n_prompts, n_layers = values.shape
     return pd.DataFrame(
         {

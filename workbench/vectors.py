@@ -10,6 +10,7 @@ nowhere in each other. Compare `cosine` with `random_band` before steering.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -161,6 +162,28 @@ def random_band(d_model: int) -> float:
     return 1.96 / math.sqrt(d_model)
 
 
+def cosine_sentence(srv: SteeringVectors, ssv: SteeringVectors, layers: Sequence[int]) -> str:
+    """How far target and aligned model share a direction over `layers`, told beside what random directions reach.
+
+    It opens with "Careful" where no layer of them lies above `random_band`; an opposed direction is not shared either.
+    """
+    if not layers:
+        raise ValueError("got no layers, expected at least one: name those that are steered")
+    cosine, band = srv.cosine(ssv), random_band(srv.space.d_model)
+    over = {layer: float(cosine[layer]) for layer in layers}
+    low, high = min(over.values()), max(over.values())
+    said = f"{low:+.2f}" if len(over) == 1 else f"{low:+.2f} to {high:+.2f}"
+    said = f"the directions of target and aligned model have cosine {said} over {_listed(over)}"
+    alike = [layer for layer, value in over.items() if value <= band]
+    if len(alike) == len(over):
+        return (
+            f"Careful: {said}, not above the {band:.2f} that random directions reach: the models do not share a "
+            "direction, and the vectors will not transfer"
+        )
+    beside = f", which it does not exceed at {_listed(alike)}" if alike else ""
+    return f"{said}; random directions reach {band:.2f}{beside}"
+
+
 def _difference(activations: Activations, positive: Tensor, note: str) -> SteeringVectors:
     if not positive.any() or positive.all():
         raise ValueError(
@@ -177,3 +200,8 @@ def _difference(activations: Activations, positive: Tensor, note: str) -> Steeri
     return SteeringVectors.from_values(
         difference.float(), values.norm(dim=-1).mean(0).float(), activations.space, provenance
     )
+
+
+def _listed(layers: Iterable[int]) -> str:
+    named = [str(layer) for layer in layers]
+    return f"layer{'s' if len(named) > 1 else ''} {', '.join(named)}"

@@ -118,7 +118,7 @@ def run_models(
         name=name,
         numbers=_numbers(made, measured, test),
         frames=_frames(made, measured),
-        sentences=(*made.sentences(), *filter(None, [made.evidence.cosine_warning])),
+        sentences=tuple(made.sentences()),
         examples=_examples(test, measured),
         seconds={key: round(value, 1) for key, value in seconds.items()},
     )
@@ -151,7 +151,7 @@ def _frames(made: Choices, measured: Measured) -> dict[str, pd.DataFrame]:
     evidence = made.evidence
     return {
         "layer-profile": pd.concat([profile.frame for profile in evidence.profiles], ignore_index=True),
-        "projections": projections(evidence.srv, evidence.target_val),
+        "projections": projections(evidence.srv, evidence.target_val, train=evidence.target_train),
         "gate-map": gate_map(replace(made.gate, shared_layer=None), evidence.target_val),
         "strength": made.strength.summary(metrics=STRENGTH_METRICS),
         "trade-off": measured.estimates(),

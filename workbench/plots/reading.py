@@ -57,7 +57,8 @@ def projections(
 ) -> go.Figure:
     """Projections by layer: a small multiple per layer, a row of points per label, in units of ‖v'_l‖.
 
-    `frame` has label, layer and projection (`profiles.projections`). The zero line is half-way between the class means.
+    `frame` has label, layer and projection (`profiles.projections`). The zero line is half-way between the class
+    means of the extraction prompts.
     """
     require_columns(frame, "projections", "label", "layer", "projection")
     layers = sorted(frame["layer"].unique())
@@ -96,7 +97,8 @@ def projections(
         col=1,
     )
     method = (
-        method or "a point is a prompt, a bar the median; unit: ‖v'‖, 0 half-way between harmful and harmless"
+        method
+        or "a point is a prompt, a bar the median; unit: ‖v'‖, 0 half-way between train's harmful and harmless means"
     )
     if chosen:
         method += "; • steered layer"

@@ -31,7 +31,7 @@ from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
 from workbench.sweep.results import SweepResult
 from workbench.sweep.running import run_sweep
-from workbench.vectors import SteeringVectors, mean_difference, random_band, shuffled_labels
+from workbench.vectors import SteeringVectors, cosine_sentence, mean_difference, shuffled_labels
 
 MIN_AUROC = 0.95
 FALSE_POSITIVE_RATE = 0.01
@@ -57,17 +57,6 @@ class Evidence:
     def controls(self) -> dict[str, SteeringVectors]:
         """The vectors of the conditions that need one of their own."""
         return {"own_srv": self.srv, "shuffled": self.shuffled, "other_concept": self.other_concept}
-
-    @property
-    def cosine_warning(self) -> str:
-        """A sentence where target and aligned model do not share a direction; empty where they do."""
-        cosine, band = self.srv.cosine(self.ssv).abs(), random_band(self.srv.space.d_model)
-        if float(cosine.max()) > band:
-            return ""
-        return (
-            f"the vectors of target and aligned model have cosines up to {float(cosine.max()):.2f}, within the "
-            f"±{band:.2f} of random directions: they are not of one family, map them first"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +86,7 @@ class Choices:
         return [
             f"layers {_listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
             f"{val}); steered are {_listed(ours.layers)}, the best window of them",
+            cosine_sentence(self.evidence.srv, self.evidence.ssv, ours.layers),
             f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks, at no more "
             f"than {FALSE_POSITIVE_RATE:.0%} of harmless, contrast and domain prompts each",
             f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: the mildest of those "
