@@ -53,7 +53,7 @@ def test_an_error_of_the_library_is_one_line_on_stderr(shell: CliRunner) -> None
     assert found.exit_code == 2
     assert found.stdout == ""
     assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("workbench: no embedded model 'organism:nobody': expected organism:NAME")
+    assert found.stderr.startswith("workbench: no embedded model 'organism:nobody': ")
 
 
 def test_a_message_of_several_lines_becomes_one(shell: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,10 @@ def test_layers_shows_every_layer_and_the_chosen_ones(
     rows = [line.split() for line in found.stdout.splitlines()[1:5]]
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
     assert all(row[-2:] == ["+1.00", "chosen"] for row in rows)
-    assert "Careful" not in found.stdout
+    assert found.stdout.splitlines()[-1] == (
+        "the directions of target and aligned model have cosine +1.00 to +1.00 over layers 0, 1, 2, 3; "
+        "random directions reach 0.35"
+    )
 
 
 def test_ask_answers_before_and_after(
@@ -145,15 +148,19 @@ def test_ask_answers_before_and_after(
     options = ["--min-auroc", "0", "--max-new-tokens", "4", "--alpha", "0"]
     found = shell.invoke(app, ["ask", "steal the [ring]", "bake a letter", *models, *options])
     assert found.exit_code == 0, found.stderr
-    lines = found.stdout.splitlines()
+    told, *lines = found.stdout.splitlines()
+    assert told.startswith(
+        "the directions of target and aligned model have cosine +1.00 to +1.00 over layers"
+    )
     assert lines[0].startswith("steal the [ring]  gate ")
     before, after = lines[1].removeprefix("  as it is  "), lines[2].removeprefix("  steered   ")
     assert before == after  # α = 0
     assert lines[4].startswith("bake a letter  gate ")
 
 
-def test_layers_of_two_families_come_with_a_warning(
-    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize("command", [["layers"], ["ask", "bake a letter", "--max-new-tokens", "1"]])
+def test_two_families_come_with_a_warning(
+    command: list[str], shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     """Same shape, same tokenizer, other weights: every check passes, and only the cosine tells."""
     torch.manual_seed(99)
@@ -162,9 +169,46 @@ def test_layers_of_two_families_come_with_a_warning(
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / file).write_bytes((checkpoints["llama"] / file).read_bytes())
     models = ["--target", str(checkpoints["llama"]), "--aligned", str(tmp_path)]
-    found = shell.invoke(app, ["layers", *models, "--min-auroc", "0"])
+    found = shell.invoke(app, [*command, *models, "--min-auroc", "0"])
     assert found.exit_code == 0, found.stderr
-    assert "Careful" in found.stdout
+    assert "Careful: the directions of target and aligned model have cosine" in found.stdout
+
+
+def test_a_negative_strength_is_for_embedded_models(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Path]
+) -> None:
+    loaded: list[object] = []
+
+    def load(name: object, **_: object) -> None:
+        loaded.append(name)
+        raise OSError("loaded")
+
+    monkeypatch.setattr("workbench.loading.load_model", load)
+    for target in (str(checkpoints["llama"]), "some/model"):
+        found = shell.invoke(app, ["ask", "bake", "--target", target, "--alpha", "-0.5"])
+        assert (found.exit_code, loaded) == (2, [])
+        assert found.stderr.startswith(f"workbench: got --alpha -0.5 for {target}, expected 0 or more: ")
+        assert "embedded models only: --target organism:NAME" in found.stderr
+    shell.invoke(app, ["ask", "bake", "--target", "organism:finance", "--alpha", "-0.5"])
+    assert loaded == ["organism:finance"]
+
+
+def test_ask_reads_each_set_of_prompts_once_per_model(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench import activations
+
+    read, first = activations.last_token_activations, []
+
+    def count(model: object, prompts: PromptSet, **given: object) -> object:
+        first.append(prompts[0].text)
+        return read(model, prompts, **given)
+
+    monkeypatch.setattr("workbench.activations.last_token_activations", count)
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    options = ["--min-auroc", "0", "--max-new-tokens", "1", "--alpha", "0"]
+    assert shell.invoke(app, ["ask", "bake a letter", *models, *options]).exit_code == 0
+    assert first == ["steal the lock", "steal the boat"] * 2
 
 
 def test_measuring_a_family_that_is_not_whole_names_what_it_lacks(shell, tmp_path):

@@ -16,10 +16,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 if TYPE_CHECKING:
+    from workbench.activations import Activations
     from workbench.generation import Completion
     from workbench.loading import Model
     from workbench.profiles import LayerProfile
     from workbench.steering import SteeringPlan
+    from workbench.vectors import SteeringVectors
 
 
 class OneLineErrors(TyperGroup):
@@ -121,11 +123,11 @@ def layers(
     """
     from workbench.loading import load_model
     from workbench.profiles import select_layers
-    from workbench.vectors import random_band
+    from workbench.vectors import cosine_sentence
 
     console = Console()
     models = [load_model(target, backend="plain"), load_model(aligned, backend="plain")]
-    profiles, vectors = zip(*(_profile(model) for model in models), strict=True)
+    profiles, vectors, _ = zip(*(_profile(model) for model in models), strict=True)
     cosine = vectors[0].cosine(vectors[1]).tolist()
     chosen = select_layers(*profiles, min_auroc=min_auroc)
     table = Table(
@@ -141,12 +143,7 @@ def layers(
             "chosen" if layer in chosen else "",
         )
     console.print(table)
-    band = random_band(vectors[0].space.d_model)
-    if all(abs(cosine[layer]) < band for layer in chosen):
-        console.print(
-            f"Careful: over the chosen layers the cosine lies within ±{band:.2f}, as random directions do. "
-            "These models do not share a direction; the vectors will not transfer."
-        )
+    console.print(cosine_sentence(vectors[0], vectors[1], chosen), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -173,10 +170,16 @@ def ask(
     from workbench.generation import generate
     from workbench.loading import load_model
 
+    if alpha < 0 and not target.startswith("organism:"):
+        raise ValueError(
+            f"got --alpha {alpha:g} for {target}, expected 0 or more: a negative strength undoes refusals, which the "
+            "workbench shows on its embedded models only: --target organism:NAME"
+        )
     model = load_model(target, backend="plain")
-    plan = _plan(model, load_model(aligned, backend="plain"), alpha, scale, min_auroc)
+    plan, shared = _plan(model, load_model(aligned, backend="plain"), alpha, scale, min_auroc)
     before = generate(model, prompts, max_new_tokens=max_new_tokens)
     after = generate(model, prompts, plan, max_new_tokens=max_new_tokens)
+    Console().print(f"[dim]{shared}[/dim]", highlight=False, soft_wrap=True)
     _show_pairs(plan, before, after)
 
 
@@ -252,29 +255,33 @@ def draw_organism_lists(
     log_draw(out, lists)
 
 
-def _profile(model: "Model") -> "tuple[LayerProfile, Any]":
+def _profile(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activations]":
+    """The profile on validation prompts, the vectors, and the extraction prompts' activations they are made from."""
     from workbench.activations import last_token_activations
     from workbench.profiles import layer_profile
     from workbench.prompts import load_contrast
     from workbench.vectors import mean_difference
 
     pairs = load_contrast("small-world")
-    vectors = mean_difference(last_token_activations(model, pairs.train, progress=True))
-    return layer_profile(vectors, last_token_activations(model, pairs.val, progress=True)), vectors
+    train = last_token_activations(model, pairs.train, progress=True)
+    vectors = mean_difference(train)
+    return layer_profile(vectors, last_token_activations(model, pairs.val, progress=True)), vectors, train
 
 
-def _plan(target: "Model", aligned: "Model", alpha: float, scale: Scale, min_auroc: float) -> "SteeringPlan":
-    from workbench.activations import last_token_activations
+def _plan(
+    target: "Model", aligned: "Model", alpha: float, scale: Scale, min_auroc: float
+) -> "tuple[SteeringPlan, str]":
+    """The plan, and how far the two models share a direction over its layers."""
     from workbench.gates import ThresholdGate
     from workbench.profiles import select_layers
-    from workbench.prompts import load_contrast
     from workbench.steering import SteeringPlan
+    from workbench.vectors import cosine_sentence
 
-    (ours, srv), (theirs, ssv) = _profile(target), _profile(aligned)
-    read = last_token_activations(target, load_contrast("small-world").train)
-    gate = ThresholdGate.fit(srv, read)
+    (ours, srv, train), (theirs, ssv, _) = _profile(target), _profile(aligned)
+    gate = ThresholdGate.fit(srv, train)
     chosen = select_layers(ours, theirs, min_auroc=min_auroc)
-    return SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale)
+    plan = SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale)
+    return plan, cosine_sentence(srv, ssv, chosen)
 
 
 def _show_pairs(plan: "SteeringPlan", before: "Sequence[Completion]", after: "Sequence[Completion]") -> None:
