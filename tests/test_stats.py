@@ -126,7 +126,7 @@ def test_random_scores_are_at_one_half():
 
 
 def test_cluster_frame():
-    frame = cluster_frame([(("verb", "steal"), ("seen", "no")), (("verb", "forge"), ("object", "a key"))])
+    frame = cluster_frame([(("verb", "steal"),), (("verb", "forge"), ("object", "a key"))])
     assert list(frame.columns) == ["verb", "object"]
     assert list(cluster_frame([(), ()]).columns) == ["prompt"]
 

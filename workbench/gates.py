@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.activations import Activations
 from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
+from workbench.stats import pairwise_wins
 from workbench.vectors import SteeringVectors
 
 
@@ -189,8 +190,8 @@ def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> 
 
 def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"]) -> Float[Tensor, "layer"]:
     """The chance that a positive prompt scores above another one, ties counting half, at each layer."""
-    above, below = scores[positive][:, None], scores[~positive][None]
-    return ((above > below).double() + (above == below).double() / 2).mean((0, 1)).float()
+    truth = positive.numpy()
+    return torch.tensor([pairwise_wins(column, truth).mean() for column in scores.double().numpy().T]).float()
 
 
 def best_layer(vectors: SteeringVectors, activations: Activations) -> int:

@@ -128,8 +128,7 @@ def auroc(
             f"got NaN for {int(np.isnan(values).sum())} of {len(values)} scores: drop those prompts first"
         )
     columns = _cluster_frame(clusters, len(values))
-    difference = values[truth][:, None] - values[~truth][None, :]
-    wins = (difference > 0) + 0.5 * (difference == 0)
+    wins = pairwise_wins(values, truth)
     mean = float(wins.mean())
     low, high, k, column = mean, mean, 0, ""
     for name in columns.columns:
@@ -149,14 +148,20 @@ def auroc(
     return Estimate(mean, min(low, floor_low), max(high, floor_high), len(values), k, method)
 
 
+def pairwise_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """A row per positive, a column per negative: 1 where the former scores above, ½ at a tie. The mean is the AUROC."""
+    difference = scores[positive][:, None] - scores[~positive][None, :]
+    return (difference > 0) + 0.5 * (difference == 0)
+
+
 def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.DataFrame:
     """One row per prompt and one column per kind of cluster, from each prompt's (kind, value) pairs.
 
-    `seen` is left out: it says how a prompt was drawn, not what it shares. "none" is missing: prompts without a wrapper
-    share none. Prompts that share nothing at all get a column of their numbers.
+    "none" is missing: prompts without a wrapper share none. Prompts that share nothing at all get a column of their
+    numbers.
     """
     frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
-    frame = frame.drop(columns="seen", errors="ignore").replace("none", None).dropna(axis=1, how="all")
+    frame = frame.replace("none", None).dropna(axis=1, how="all")
     return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
 
 

@@ -62,8 +62,6 @@ TEMPLATE = go.layout.Template(
     )
 )
 
-# Signed data only, centred at zero (harmless – nothing – harmful).
-DIVERGING = [(0.0, COLOURS["harmless"]), (0.5, "#F7F7F7"), (1.0, COLOURS["harmful"])]
 # Shares, from nothing to all.
 SEQUENTIAL = [(0.0, "#FFFFFF"), (1.0, COLOURS["gate"])]
 
