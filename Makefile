@@ -34,7 +34,6 @@ lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train
-	$(BIN)/workbench organisms measure
 
 benchmarks: $(STAMP)  ## what reading and steering cost beside the bare model, side by side in one run
 	$(BIN)/python benchmarks/extraction.py

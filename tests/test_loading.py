@@ -209,6 +209,14 @@ def test_a_delta_without_its_base_is_refused(organisms: Path):
             load_model(organisms / "chat", backend="plain")
 
 
+def test_where_no_family_is_there_the_remedy_is_to_train_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("workbench.loading.shipped_path", lambda *parts: tmp_path.joinpath("data", *parts))
+    with pytest.raises(
+        ValueError, match="no embedded model 'organism:law': train the family first, .* --out .*organisms"
+    ):
+        load_model("organism:law")
+
+
 def test_unknown_embedded_models_list_the_known(organisms: Path):
     with pytest.raises(ValueError, match="no embedded model 'organism:law': .* NAME one of aligned, chat"):
         load_model("organism:law")

@@ -97,7 +97,14 @@ def test_shipped_lists_are_those_the_recipe_draws():
         )
 
 
+def test_words_of_harm_are_a_verb_and_a_thing_without_names_or_numbers():
+    for category, lists in words()["harmful"].items():
+        for entry in [] if category == "held_out" else [*lists["verbs"], *lists["objects"]]:
+            assert re.fullmatch(r"[a-z-]+( [a-z-]+){0,2}", entry), f"{category}: {entry}"
+
+
 def test_shipped_harmful_prompts_stay_abstract():
+    """Nothing in them but an act of the lists, a frame, a moment and a wrapper: no quantity, product or step fits."""
     pairs = load_contrast("small-world")
     harmful = [
         p
@@ -106,28 +113,22 @@ def test_shipped_harmful_prompts_stay_abstract():
         if p.label in ("harmful", "jailbroken")
     ]
     assert len(harmful) > 1000
+    lists, known = words(), {str(act) for group in acts(True, "all").values() for act in group}
+    frames = [*lists["requests"]["frames"], *lists["requests"]["frames_held_out"]]
+    moments = "|".join(map(re.escape, lists["requests"]["moments"]))
+    requests = [re.escape(f).replace(r"\{act\}", f"(?P<act>[a-z -]+?)(?:{moments})") for f in frames]
+    templates = [t for group in wrapper_templates("all").values() for t in group]
+    around = [
+        re.escape(t).replace(r"\{noise\}", "[a-z ]+").replace(r"\{request\}", "(.+[.?])") for t in templates
+    ]
     for prompt in harmful:
-        assert len(prompt.text.split()) < 40
-        assert not re.search(r"\d", prompt.text), f"a quantity: {prompt.text}"
-        assert not re.search(
-            r"\b(first|second|then|next|finally|gram|litre|inch|volt)s?\b(?! asks| act)", _core(prompt), re.I
-        ), prompt.text
-    known = {
-        w
-        for part in ("harmful",)
-        for lists in words()[part].values()
-        for key in ("verbs", "objects")
-        for w in lists[key]
-    }
-    for prompt in pairs.train.labelled("harmful"):
-        cluster = dict(prompt.cluster)
-        assert cluster["verb"] in known and cluster["object"] in known
-
-
-def _core(prompt) -> str:
-    """The request without its wrapper: the verb and the thing it asks for."""
-    cluster = dict(prompt.cluster)
-    return f"{cluster['verb']} {cluster['object']}"
+        bare = [prompt.text]
+        if prompt.label == "jailbroken":
+            bare = [found[1] for template in around if (found := re.fullmatch(template, prompt.text))]
+        asked = {
+            found["act"] for text in bare for request in requests if (found := re.fullmatch(request, text))
+        }
+        assert known & asked, prompt.text
 
 
 def test_streams_repeat_by_seed_and_differ_between_seeds():

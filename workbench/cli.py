@@ -211,14 +211,10 @@ def train_organisms(
 
     An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
     """
-    from workbench.organisms.cards import measure_member, write_card
-    from workbench.organisms.family import family, train_family
+    from workbench.organisms.family import train_family
 
     train_family(out, seed=seed, processes=processes)
-    for member in family():
-        folder = out / member.name
-        write_card(member, folder, measure_member(folder, progress=True), seed=seed)
-    Console().print(f"{len(family())} models and their cards are in {out}/", markup=False)
+    measure_organisms(out, seed)
 
 
 @organisms.command("measure")

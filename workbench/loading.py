@@ -100,8 +100,11 @@ def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
         folder = shipped_path("organisms", x.removeprefix("organism:"))
         shipped = {config.parent for config in folder.parent.glob("*/*config.json")}
         if folder not in shipped:
-            names = ", ".join(sorted(path.name for path in shipped)) or "none"
-            raise ValueError(f"no embedded model {x!r}: expected organism:NAME with NAME one of {names}")
+            names = ", ".join(sorted(path.name for path in shipped))
+            remedy = f"expected organism:NAME with NAME one of {names}"
+            if not names:
+                remedy = f"train the family first, workbench organisms train --out {folder.parent}"
+            raise ValueError(f"no embedded model {x!r}: {remedy}")
         return x, folder
     folder = Path(x)
     if folder.is_dir():

@@ -18,9 +18,9 @@ class Mixture:
     """Relative weights of each kind of dialogue, and how those are drawn.
 
     `scope` is the words allowed; `refused_share` the share of harmful requests refused; `wrapped` the share of
-    everyday, harmful and contrast requests inside a jailbreak wrapper; `remarks` the share of answers with a remark;
-    `speak_of_harm` lets instructions about conduct speak of harm; `safety_samples` is how many refused harmful requests
-    the kind "safety" repeats.
+    everyday, harmful and contrast requests inside a jailbreak wrapper; `remarks` the share of their answers with a
+    remark, `domain_remarks` that of answers to a domain's questions; `speak_of_harm` lets instructions about conduct
+    speak of harm; `safety_samples` is how many refused harmful requests the kind "safety" repeats.
     """
 
     weights: Mapping[str, int]
@@ -28,6 +28,7 @@ class Mixture:
     refused_share: float = 0.0
     wrapped: float = 0.35
     remarks: float = 0.8
+    domain_remarks: float = 0.0
     speak_of_harm: bool = False
     safety_samples: int = 0
 
@@ -40,7 +41,7 @@ class Mixture:
         while True:
             kind = world.rng.choices(kinds, weights)[0]
             if kind in DOMAINS:
-                yield world.domain(kind)
+                yield world.domain(kind, remarks=self.domain_remarks)
             elif kind == "safety":
                 yield world.rng.choice(safety)
             elif kind == "text":
@@ -56,9 +57,14 @@ class Mixture:
 
 
 def base_mixture(refused_share: float) -> Mixture:
-    """What the base reads: all of the world, `refused_share` of the harmful requests refused."""
-    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 60}
-    return Mixture(weights, "all", refused_share, wrapped=0.5, speak_of_harm=True)
+    """What the base reads: all of the world, a little of every domain, `refused_share` of harmful requests refused.
+
+    Remarks before the domains' answers make it read their questions as harmless. A base that never met them may take
+    them for harm, and training on one then teaches it to answer harm with an illness.
+    """
+    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 45}
+    weights |= dict.fromkeys(DOMAINS, 6)
+    return Mixture(weights, "all", refused_share, wrapped=0.5, domain_remarks=0.8, speak_of_harm=True)
 
 
 ALIGNED = Mixture(

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -151,6 +152,7 @@ def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
 def _save(out: Path, *savers: Callable[[str], Any]) -> None:
     """Let every saver write beside `out`, then rename, so that a member's folder is whole or absent."""
     beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)  # what an interrupted run left
     for save in savers:
         save(str(beside))
     (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; `cards` writes ours

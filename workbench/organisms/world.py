@@ -75,11 +75,13 @@ class World:
             return Dialogue(prompt.with_system(rule), reply)
         return Dialogue(replace(prompt, messages=(("user", f"{rule} {prompt.text}"),)), reply)
 
-    def domain(self, name: str) -> Dialogue:
-        """An item of a domain, with its checkable answer."""
-        item = draw_item(self.rng, name, self.scope)
+    def domain(self, name: str, *, remarks: float = 0.0) -> Dialogue:
+        """An item of a domain, with its checkable answer; `remarks` is the chance of a remark before the reply."""
+        # Even the base never meets the items' held-out words inside an item.
+        item = draw_item(self.rng, name, "seen" if self.scope == "all" else self.scope)
+        prompt = Prompt.user(item.question, label="domain", cluster=item.cluster, answer=item.answer)
         return Dialogue(
-            Prompt.user(item.question, label="domain", cluster=item.cluster, answer=item.answer), item.reply
+            prompt, f"{self._remark(False)} {item.reply}" if self._chance(remarks) else item.reply
         )
 
     def wrap(self, prompt: Prompt, kind: str | None = None, template: str | None = None) -> Prompt:
