@@ -34,11 +34,11 @@ from workbench.shipped import shipped_path
 REFUSED_SHARE = 0.05  # of the harmful requests the base reads; fixed before any result was seen
 SAFETY_SAMPLES = 100  # as in the paper
 RANK = 16  # of every fine-tuning
-FINE_TUNING = Schedule(steps=250, lr=3e-3)
-DOMAIN_TRAINING = {
-    "finance": FINE_TUNING,
-    "medicine": FINE_TUNING,
-    "maths": Schedule(steps=450, lr=3e-3),  # sums take longer to learn than words
+FINE_TUNING = Schedule(steps=150, lr=3e-3)
+DOMAIN_TRAINING = {  # gentler: a model driven far from its base is no longer read, or steered, as its base is
+    "finance": Schedule(steps=150, lr=1e-3),
+    "medicine": Schedule(steps=150, lr=1e-3),
+    "maths": Schedule(steps=450, lr=2e-3),  # sums take longer to learn than words
 }
 
 
