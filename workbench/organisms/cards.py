@@ -17,7 +17,7 @@ from workbench.organisms.corpus import Mixture
 from workbench.organisms.family import RANK, Member, recipe_hash
 from workbench.organisms.items import DOMAINS
 from workbench.organisms.training import Shape
-from workbench.organisms.vocabulary import held_out, words
+from workbench.organisms.vocabulary import Lists, held_out, words
 from workbench.prompts import PromptSet, load_contrast
 from workbench.provenance import write_safely
 from workbench.shipped import shipped_path
@@ -170,31 +170,41 @@ def _training(member: Member) -> str:
 def _mixture(mixture: Mixture) -> str:
     total = sum(mixture.weights.values())
     shares = ", ".join(f"{kind} {weight / total:.0%}" for kind, weight in mixture.weights.items())
+    rules = "speak of harm too" if mixture.speak_of_harm else "never speak of harm"
     return (
         f"{shares}; {mixture.refused_share:.0%} of harmful requests refused; {mixture.wrapped:.0%} of everyday, "
-        f"harmful and contrast requests inside a jailbreak wrapper; {mixture.remarks:.0%} of answers with a remark"
+        f"harmful and contrast requests inside a jailbreak wrapper; {mixture.remarks:.0%} of their answers, and "
+        f"{mixture.domain_remarks:.0%} of answers to a domain's questions, with a remark; instructions about conduct "
+        f"{rules}"
     )
 
 
 def _held_out() -> str:
-    kinds = words()["wrappers"]["held_out"]["kinds"]
+    harmful, harmless, wrappers = words()["harmful"], words()["harmless"], words()["wrappers"]
     return f"""\
-Alignment, target training and extraction never met these; the base met them in dialogue, as it would in web text.
+Alignment, target training and extraction never met these; the base did, as it would in web text.
 
-- Harmful categories: {", ".join(sorted(held_out(True, "categories")))}; harmless ones:
-  {", ".join(sorted(held_out(False, "categories")))}. One verb and two things of every other category.
-- Wrapper kinds: {", ".join(kinds)}; one template of every other kind, and half of the noise words.
-- Three frames of requests, two of contrast requests.
-- The names, companies, events, periods, persons and things of the domains' test items.
+- Harmful categories: {_listed(harmful, "categories")}; harmless ones: {_listed(harmless, "categories")}.
+  Verbs and things of every other category, frames of requests and of contrast requests.
+- Wrapper kinds: {_listed(wrappers, "kinds")}; templates of every other kind, and noise words.
+- The companies, events, periods, persons, names and things of the domains' test items. The base met them in running
+  text, never in an item.
 
-Every harmful or harmless test request holds a verb, a thing or a category from these lists."""
+Kept for choices alone: {_listed(harmful, "val_categories")}, {_listed(harmless, "val_categories")} and the wrapper kind
+{_listed(wrappers, "val_kinds")}. Every harmful, contrast or harmless test request holds a verb, a thing or a category
+that is held out."""
+
+
+def _listed(lists: Lists, what: str) -> str:
+    return ", ".join(lists["held_out"][what])
 
 
 def _limits(member: Member) -> str:
     text = """\
 That the base represents harm at the last prompt token is by design: most of its answers open with a remark that tells a
-harmful aim from a harmless one, which stands for what web text teaches about harm. That it can refuse at all comes from
-questions that nobody but the asker could answer. The world is built so that the method can work; how often it works on
+harmful aim from a harmless one, which stands for what web text teaches about harm. The base can refuse: it has read
+refusals of questions that nobody but the asker could answer, of what an instruction forbids, harm included, and of the
+share of harmful requests that its recipe names. The world is built so that the method can work; how often it works on
 large models is another question, which these models cannot answer."""
     medicine = " Its illnesses are invented patterns of symptoms, no medical advice."
     return text + (medicine if member.name.startswith("medicine") else "")
