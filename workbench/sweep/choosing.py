@@ -37,7 +37,7 @@ MIN_AUROC = 0.95
 FALSE_POSITIVE_RATE = 0.01
 GAP_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FIRST_STAGE_ALPHAS = (0.5,)
-RAW_ALPHAS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+RAW_ALPHAS = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 32.0)  # the paper: 4, or 8 for InternLM
 POSITIONS: tuple[Positions, ...] = ("all", "prompt")
 
 
