@@ -7,7 +7,9 @@ import torch
 from parity import N_LAYERS, Setting
 
 import workbench as wb
-from workbench import decoding, generation
+from workbench import generation
+from workbench.decoding.choosers import Greedy
+from workbench.decoding.rows import Row
 from workbench.loading import Model
 from workbench.prompts import Prompt
 
@@ -35,12 +37,12 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         done["read"].append(len(prompts))
         return read(model, prompts, site=site, batch_size=batch_size)
 
-    def decoding_(model: Model, rows: list[decoding.Row], *rest: object) -> torch.Tensor:
+    def decoding(model: Model, rows: list[Row], *rest: object) -> torch.Tensor:
         done["decoded"].append(len(rows))
         return decode(model, rows, *rest)
 
     monkeypatch.setattr(generation, "last_token_activations", reading)
-    monkeypatch.setattr(generation, "decode", decoding_)
+    monkeypatch.setattr(generation, "decode", decoding)
     return done
 
 
@@ -178,14 +180,14 @@ def test_one_call_steers_at_one_site(
 def test_logits_that_are_no_numbers_are_refused(
     model: Model, prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    choose = decoding.Greedy.choose
+    choose = Greedy.choose
 
-    def from_the_third_on(greedy: decoding.Greedy, logits: torch.Tensor, rows: torch.Tensor, step: int):
+    def from_the_third_on(greedy: Greedy, logits: torch.Tensor, rows: torch.Tensor, step: int):
         if step >= 2:
             logits = logits.index_fill(-1, torch.tensor([3]), value)
         return choose(greedy, logits, rows, step)
 
-    monkeypatch.setattr(decoding.Greedy, "choose", from_the_third_on)
+    monkeypatch.setattr(Greedy, "choose", from_the_third_on)
     wb.generate(model, prompts, max_new_tokens=2)
     with pytest.raises(
         ValueError,
@@ -195,7 +197,7 @@ def test_logits_that_are_no_numbers_are_refused(
 
 
 def test_what_comes_after_a_reply_may_be_anything(one_prompt: Prompt) -> None:
-    greedy = decoding.Greedy(2, 3, torch.tensor([9]))
+    greedy = Greedy(2, 3, torch.tensor([9]))
     logits = torch.zeros(2, 10)
     logits[:, 9] = 1.0
     greedy.choose(logits, torch.tensor([0, 1]), 0)
@@ -225,7 +227,7 @@ def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -
 
 
 def test_near_ties_are_counted() -> None:
-    greedy = decoding.Greedy(2, 3, torch.tensor([9]))
+    greedy = Greedy(2, 3, torch.tensor([9]))
     logits = torch.zeros(2, 10)
     logits[0, 4], logits[0, 5] = 1.0, 1.0 + 5e-5
     logits[1, 9] = 1.0

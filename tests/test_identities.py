@@ -9,7 +9,7 @@ import torch
 from parity import N_LAYERS, Setting
 
 import workbench as wb
-from workbench import decoding
+from workbench.decoding.choosers import Greedy
 from workbench.loading import Model
 
 OPEN = Setting(0.2, (1, 3, 4), gate="open")
@@ -114,13 +114,13 @@ def test_nothing_is_left_behind_after_an_exception(
     plan = OPEN.plan(babbler, prompts)
     before = wb.teacher_forced_logits(babbler, prompts, replies)
 
-    def fail(self: decoding.Greedy, logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+    def fail(self: Greedy, logits: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
         if step == 2:
             raise RuntimeError("out of memory")
         return logits.argmax(-1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding.Greedy, "choose", fail)
+        patch.setattr(Greedy, "choose", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             wb.generate(babbler, prompts, plan, max_new_tokens=5)
     with pytest.raises(RuntimeError, match="by hand"), wb.steered(babbler, plan, prompts):

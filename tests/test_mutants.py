@@ -9,7 +9,10 @@ from parity import SETTINGS, parity
 from torch import Tensor
 
 import workbench as wb
-from workbench import decoding, generation
+from workbench import generation
+from workbench.chat import EncodedBatch
+from workbench.decoding import batches
+from workbench.decoding.rows import Row
 from workbench.loading import Model
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -21,13 +24,13 @@ def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.Monk
 
 
 def change_shift(patch: pytest.MonkeyPatch, change: Callable[[wb.Shift], wb.Shift]) -> None:
-    patch.setattr(decoding, "compile_shift", lambda *given: change(wb.compile_shift(*given)))
+    patch.setattr(batches, "compile_shift", lambda *given: change(wb.compile_shift(*given)))
 
 
 def move_hooks(patch: pytest.MonkeyPatch, by: int) -> None:
-    attach = decoding.residual_hooks
+    attach = batches.residual_hooks
     patch.setattr(
-        decoding,
+        batches,
         "residual_hooks",
         lambda model, site, fns: attach(model, site, {(layer + by) % 6: fn for layer, fn in fns.items()}),
     )
@@ -53,13 +56,13 @@ def only_row_0_is_shifted(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def row_0_decides_for_all(patch: pytest.MonkeyPatch) -> None:
-    decide = decoding.decide
+    decide = batches.decide
 
     def first_decides(*given: object) -> Tensor:
         opened = decide(*given)
         return opened[:1].expand_as(opened)
 
-    patch.setattr(decoding, "decide", first_decides)
+    patch.setattr(batches, "decide", first_decides)
 
 
 @mutant
@@ -79,21 +82,21 @@ def wrong_sign(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def missing_attention_mask(patch: pytest.MonkeyPatch) -> None:
-    pad_left = decoding.pad_left
+    pad_left = batches.pad_left
 
-    def unmasked(*given: object) -> decoding.EncodedBatch:
+    def unmasked(*given: object) -> EncodedBatch:
         batch = pad_left(*given)
         return replace(batch, attention_mask=torch.ones_like(batch.attention_mask))
 
-    patch.setattr(decoding, "pad_left", unmasked)
+    patch.setattr(batches, "pad_left", unmasked)
 
 
 @mutant
 def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
     """In the prefill: the residual already holds the shift. In the clean pass: it is not clean."""
-    decide, read = decoding.decide, generation.last_token_activations
+    decide, read = batches.decide, generation.last_token_activations
 
-    def decide_late(model: Model, rows: list[decoding.Row], residuals: dict[int, Tensor]) -> Tensor:
+    def decide_late(model: Model, rows: list[Row], residuals: dict[int, Tensor]) -> Tensor:
         shift = wb.compile_shift([row.plan for row in rows], torch.ones(len(rows), 6, dtype=torch.bool))
         column = {layer: i for i, layer in enumerate(shift.layers)}
         late = {
@@ -109,7 +112,7 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
             activations, values=activations.values + shift * wb.mean_difference(activations).directions
         )
 
-    patch.setattr(decoding, "decide", decide_late)
+    patch.setattr(batches, "decide", decide_late)
     patch.setattr(generation, "last_token_activations", read_late)
 
 

@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.activations import Activations, last_token_activations
 from workbench.chat import EncodedBatch, encode, tokenize
-from workbench.decoding import Forced, Greedy, Row, decode, readable_in_prefill
+from workbench.decoding.batches import decode
+from workbench.decoding.choosers import Forced, Greedy
+from workbench.decoding.rows import Row, readable_in_prefill
 from workbench.gates import GateReading
 from workbench.loading import Model
 from workbench.models import (
@@ -54,7 +56,7 @@ class Completion:
 
     `tokens` are the generated ones, the stop token included; `finished` says whether there was one, or the reply is a
     preset refusal. `plan_id` and `gate_open` (per layer) are None for the unsteered model. `near_ties` counts the steps
-    whose two top logits were closer than `decoding.NEAR_TIE`: there another batch size or backend may go another way.
+    whose two top logits were closer than `choosers.NEAR_TIE`: there another batch size or backend may go another way.
     """
 
     prompt: Prompt

@@ -1,0 +1,1 @@
+"""One batch, from its prompts to its last token: rows and their decisions, forward passes, chosen tokens."""

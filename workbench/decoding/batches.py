@@ -1,0 +1,94 @@
+"""One left-padded batch, from its prompts to its last token, under the shifts of its rows.
+
+    decide    where no gate reads above the first steered layer, in the pass over the prompts: read, then add
+    act       one set of adders while the prompts are read, one while the replies are written
+
+The trap: a hook sees neither padding, nor step, nor which rows are still there. This room owns all three: it passes
+masks and positions explicitly, attaches adders for the prompt and for the reply apart, and cuts them down when finished
+rows leave the batch.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from workbench.chat import EncodedBatch, pad_id, pad_left
+from workbench.decoding.choosers import Chooser
+from workbench.decoding.passes import Passes, passes_over
+from workbench.decoding.rows import Row, decide
+from workbench.loading import Model
+from workbench.models import device_of, residual_hooks, tokenizer_of
+from workbench.steering import Adder, Shift, common_site, compile_shift
+
+
+@torch.no_grad()
+def decode(model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int) -> Bool[Tensor, "row layer"]:
+    """Run a batch through the model for at most `n_steps` tokens, which `chooser` picks; returns the rows' decisions.
+
+    Rows that are done are carried along until half of the batch is, then dropped. A smaller batch may round the last
+    bit of a logit differently; `Greedy.near_ties` counts the steps at which that could matter.
+    """
+    batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
+    passes = passes_over(model, batch, n_steps)
+    logits, shift, opened = _prefill(model, rows, passes, batch)
+    there = torch.arange(len(rows), device=logits.device)
+    step = 0
+    tokens = chooser.choose(logits, there, step)
+    writing = ~chooser.ends(tokens)
+    n_writing = int(writing.sum())
+    while n_writing and step + 1 < n_steps:
+        if n_writing < len(there):
+            kept = writing.nonzero()[:, 0]
+            passes.keep(kept)
+            there, tokens, writing, shift = there[kept], tokens[kept], writing[kept], shift.rows(kept)
+        with residual_hooks(model, shift.site, shift.adders(shift.on_reply[:, None])):
+            while 2 * n_writing > len(there) and step + 1 < n_steps:
+                step += 1
+                tokens = chooser.choose(passes.next_logits(tokens[:, None]), there, step)
+                writing &= ~chooser.ends(tokens)
+                n_writing = int(writing.sum())
+    return opened
+
+
+def _prefill(
+    model: Model, rows: Sequence[Row], passes: Passes, batch: EncodedBatch
+) -> tuple[Float[Tensor, "row d_vocab"], Shift, Bool[Tensor, "row layer"]]:
+    """The pass over the prompts: logits of the first token, the batch's shift, and the decisions behind it."""
+    plans = [row.plan for row in rows]
+    steering = [plan for plan in plans if plan is not None]
+    read_at = {layer for row in rows if row.plan and row.opened is None for layer in row.plan.gate.reads}
+    residuals: dict[int, Tensor] = {}
+    adders: dict[int, Adder] = {}
+    decided: list[tuple[Shift, Tensor]] = []
+
+    def decide_and_compile() -> None:
+        opened = decide(model, rows, residuals)
+        shift = compile_shift(plans, opened).to(*_where_and_how(model))
+        adders.update(shift.adders(shift.on_prompt[:, None]))
+        decided.append((shift, opened))
+
+    def read_then_add(layer: int, residual: Tensor) -> Tensor | None:
+        if layer in read_at:
+            residuals[layer] = residual[:, -1].float().cpu()
+            if layer == max(read_at):
+                decide_and_compile()
+        return adders[layer](residual) if layer in adders else None
+
+    if not read_at:
+        decide_and_compile()
+    visited = read_at.union(*(plan.layers for plan in steering))
+    # The site of the shift, which is not there yet where gates are read in this very pass.
+    with residual_hooks(
+        model, common_site(plans), {layer: partial(read_then_add, layer) for layer in visited}
+    ):
+        logits = passes.next_logits(batch.input_ids)
+    [(shift, opened)] = decided
+    return logits, shift, opened
+
+
+def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:
+    weight = next(model.parameters())
+    return weight.device, weight.dtype

@@ -1,0 +1,101 @@
+"""Which token comes next, and which end a reply.
+
+    token_t = argmax of the logits after the prompt and token_1 ... token_(t-1), or a given one
+
+The trap: two logits that nearly tie change places with the batch size, and NaN wins every argmax. Both are counted.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from workbench.prompts import Prompt
+
+NEAR_TIE = 1e-4
+"""Two top logits closer than this may change places between batch sizes and backends, which agree to about 1e-6."""
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """Picks the next token of every row, and says which of them end their reply."""
+
+    def choose(
+        self, logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, "row"], step: int
+    ) -> Int[Tensor, "row"]:
+        """The tokens of `step`; `rows` are the rows of the batch that are still there."""
+
+    def ends(self, tokens: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
+        """Which of these tokens end a reply."""
+
+
+class Greedy:
+    """The most likely token, until a stop token. Counts near ties, and remembers logits that are no numbers."""
+
+    def __init__(self, n_rows: int, n_steps: int, stop: Int[Tensor, "stop"]) -> None:
+        self.tokens = torch.zeros(n_rows, n_steps, dtype=torch.long, device=stop.device)
+        self.near_ties = torch.zeros(n_rows, n_steps, dtype=torch.bool, device=stop.device)
+        self.not_finite = torch.zeros_like(self.near_ties)
+        self.stop = stop
+
+    def choose(
+        self, logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, "row"], step: int
+    ) -> Int[Tensor, "row"]:
+        """The first of the largest logits."""
+        first, second = logits.topk(2).values.unbind(-1)
+        tokens = logits.argmax(-1)
+        self.tokens[rows, step] = tokens
+        self.near_ties[rows, step] = first - second < NEAR_TIE
+        # NaN counts as the largest, so the first tells of any.
+        self.not_finite[rows, step] = ~first.isfinite()
+        return tokens
+
+    def ends(self, tokens: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
+        """Stop tokens do."""
+        return torch.isin(tokens, self.stop)
+
+    def require_finite(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse replies that rest on NaN or infinity: called once, after the last step, to wait for the device once.
+
+        What comes after a row's stop token is no part of its reply.
+        """
+        ends = torch.isin(self.tokens, self.stop).int()
+        bad = (self.not_finite & (ends.cumsum(1) - ends == 0)).nonzero().tolist()
+        if bad:
+            row, step = bad[0]
+            raise ValueError(
+                f"prompt {prompts[row].source or prompts[row].text!r}: the model's logits are NaN or infinite at token "
+                f"{step} of the reply: load the model in float32 or bfloat16, take a smaller alpha, or look at its "
+                "weights"
+            )
+
+    def reply(self, row: int) -> tuple[tuple[int, ...], bool, int]:
+        """The row's tokens up to and with its stop token, whether it had one, and its near ties."""
+        stops = self.ends(self.tokens[row]).nonzero()
+        length = int(stops[0]) + 1 if len(stops) else self.tokens.shape[1]
+        return (
+            tuple(self.tokens[row, :length].tolist()),
+            len(stops) > 0,
+            int(self.near_ties[row, :length].sum()),
+        )
+
+
+class Forced:
+    """Given tokens, whatever the model makes of them. Keeps every step's logits."""
+
+    def __init__(self, tokens: Int[Tensor, "row step"]) -> None:
+        self.tokens = tokens
+        self.logits: list[Tensor] = []
+
+    def choose(
+        self, logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, "row"], step: int
+    ) -> Int[Tensor, "row"]:
+        """The given token."""
+        self.logits.append(logits)
+        return self.tokens[rows, step]
+
+    def ends(self, tokens: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
+        """None does: padded rows run on and are cut afterwards."""
+        return torch.zeros_like(tokens, dtype=torch.bool)

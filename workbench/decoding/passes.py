@@ -1,0 +1,92 @@
+"""Forward passes over a growing text, alike on three backends: token ids in, logits of the next token out.
+
+The trap: a backend that is left to guess counts padding as text. Masks and positions are passed explicitly, or kept
+where a backend keeps them itself.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from workbench.chat import EncodedBatch
+from workbench.loading import Model
+from workbench.models import transformers_model
+
+
+class Passes(ABC):
+    """The passes over one batch, each going on from where the last one ended."""
+
+    def __init__(self, batch: EncodedBatch, room: int) -> None:
+        # Made for the longest text at once: a pass takes slices.
+        ones = batch.attention_mask.new_ones(len(batch.input_ids), room)
+        self.mask = torch.cat([batch.attention_mask, ones], dim=1)
+        self.length = 0
+
+    def next_logits(self, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "row d_vocab"]:
+        """The logits after `ids`, the text's next tokens."""
+        past, self.length = self.length, self.length + ids.shape[1]
+        return self.logits(ids, past)[:, -1]
+
+    @abstractmethod
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+        """The logits of (at least) the last position of `ids`, whose first token has `past` others before it."""
+
+    @abstractmethod
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        """Go on with these rows alone."""
+
+
+class _TransformersPasses(Passes):
+    """On a plain model, or through a bridge around one."""
+
+    def __init__(self, model: Model, hf: PreTrainedModel, batch: EncodedBatch, room: int) -> None:
+        super().__init__(batch, room)
+        self.model = model
+        self.positions = EncodedBatch(self.mask, self.mask).position_ids
+        self.cache = DynamicCache(config=hf.config)
+
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+        output = self.model(
+            ids,
+            attention_mask=self.mask[:, : self.length],
+            position_ids=self.positions[:, past : self.length],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits if isinstance(self.model, PreTrainedModel) else output
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self.cache.batch_select_indices(rows)
+
+
+class _LensPasses(Passes):
+    """On a HookedTransformer, whose cache remembers the mask and counts the positions from it."""
+
+    def __init__(self, model: Any, batch: EncodedBatch, room: int) -> None:
+        # Here, because TransformerLens 4 has neither HookedTransformer nor its cache.
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        super().__init__(batch, room)
+        self.model = model
+        self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.mask.device, len(self.mask))
+
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+        return self.model(ids, attention_mask=self.mask[:, past : self.length], past_kv_cache=self.cache)
+
+    def keep(self, rows: Int[Tensor, "kept"]) -> None:
+        self.mask = self.mask[rows]
+        self.cache.previous_attention_mask = self.cache.previous_attention_mask[rows]
+        for entry in self.cache.entries:
+            entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
+
+
+def passes_over(model: Model, batch: EncodedBatch, room: int) -> Passes:
+    """Passes that begin with `batch` and have room for so many tokens more."""
+    hf = transformers_model(model)
+    return _LensPasses(model, batch, room) if hf is None else _TransformersPasses(model, hf, batch, room)
