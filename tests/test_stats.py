@@ -1,12 +1,17 @@
-"""Intervals: exact small cases, the two ends of the scale, coverage under clustering, and error texts."""
+"""Intervals: exact small cases, the libraries' own, the ends of the scale, coverage under clustering, error texts."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
+import statsmodels.api as sm
+from sklearn.metrics import roc_auc_score
 
-from workbench.stats import auroc, cluster_bootstrap, cluster_frame, paired_difference, wilson
+from workbench.stats import auroc, cluster_bootstrap, cluster_frame, paired_difference, roc_area, wilson
 
 
 def test_wilson_against_published_values():
@@ -125,6 +130,82 @@ def test_random_scores_are_at_one_half():
     assert estimate.low < 0.5 < estimate.high
 
 
+def tied_scores(seed: int, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of a few distinct values, labels that they tell something about, and clusters that move them together."""
+    rng = np.random.default_rng(seed)
+    clusters, positive = rng.integers(0, 20, n), rng.random(n) < 0.4
+    return np.round(rng.normal(positive + rng.normal(0, 1, 20)[clusters], 0.7)), positive, clusters
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_auroc_is_that_of_the_rank_sum_test(seed):
+    scores, positive, clusters = tied_scores(seed)
+    yes, no = scores[positive], scores[~positive]
+    expected = scipy.stats.mannwhitneyu(yes, no).statistic / (len(yes) * len(no))
+    assert roc_area(scores, positive) == pytest.approx(expected)
+    assert auroc(scores, positive, list(clusters)).mean == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_cluster_bootstrap_is_scipys_over_clusters(seed):
+    """Scipy draws clusters as pairs of a sum and a size; the mean of a draw is the ratio of their sums."""
+    values, _, clusters = tied_scores(seed)
+    assert values.min() < 0  # no rates, hence no floor
+    frame = pd.DataFrame({"value": values, "cluster": clusters}).groupby("cluster")["value"]
+    expected = scipy.stats.bootstrap(
+        (frame.sum(), frame.size()),
+        lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=seed,
+    ).confidence_interval
+    ours = cluster_bootstrap(values, list(clusters), n_boot=20_000)
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected), abs=0.02)
+    assert ours.high - ours.low > 0.3  # as wide as sixteen times the tolerance
+
+
+def test_the_cluster_bootstrap_errs_as_the_sandwich_does():
+    """With many clusters it is as wide as the cluster-robust interval of a regression on a constant."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(150), 4)
+    values = np.round(rng.normal(0, 1, 150)[clusters] + rng.normal(0, 1, 600))
+    robust = sm.OLS(values, np.ones(600)).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    estimate = cluster_bootstrap(values, list(clusters), n_boot=20_000)
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(robust.conf_int()[0]), abs=0.02)
+
+
+def test_the_bootstrap_of_the_auroc_is_that_of_the_library_resample_by_resample():
+    scores, positive, clusters = tied_scores(0)
+    sides = [np.unique(clusters[mask]) for mask in (positive, ~positive)]
+
+    def area(*drawn: np.ndarray) -> float:
+        times = [np.bincount(side, minlength=20)[clusters] for side in drawn]
+        return roc_auc_score(positive, scores, sample_weight=np.where(positive, *times))
+
+    expected = scipy.stats.bootstrap(
+        sides, area, vectorized=False, n_resamples=600, method="percentile", rng=0
+    ).confidence_interval
+    # With many distinct prompts Wilson's floor is narrow, and the bootstrap by cluster is what is seen.
+    columns = pd.DataFrame({"cluster": clusters, "row": range(200)})
+    ours, independent = auroc(scores, positive, columns, n_boot=2000), auroc(scores, positive)
+    assert (ours.low, ours.high) == pytest.approx(tuple(expected), abs=0.02)
+    assert ours.high - ours.low > independent.high - independent.low + 0.08
+
+
+def test_the_floor_of_a_difference_is_square_and_add_of_two_wilson_intervals():
+    """Where one prompt of many changed, by half, the floor is the wider one."""
+    estimate = paired_difference(np.eye(200)[0] / 2, np.zeros(200))
+    up, down = wilson(0.5, 200), wilson(0, 200)
+    assert estimate.low == pytest.approx(up.mean - math.hypot(up.mean - up.low, down.high))
+    assert estimate.high == pytest.approx(up.mean + math.hypot(up.high - up.mean, 0))
+
+
+def test_who_measures_nothing_imports_no_statistics():
+    code = "import sys, workbench.stats; sys.exit(any(m in sys.modules for m in ('statsmodels', 'sklearn', 'scipy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_cluster_frame():
     frame = cluster_frame([(("verb", "steal"),), (("verb", "forge"), ("object", "a key"))])
     assert list(frame.columns) == ["verb", "object"]
@@ -164,7 +245,8 @@ def test_a_missing_cluster_is_one_of_its_own():
         (lambda: paired_difference([5.0], [1.0]), r"got values beyond 0 to 1, expected rates"),
         (lambda: auroc([1, 2], [True, True]), r"got 2 positives only, expected both classes"),
         (lambda: auroc([1, 2], [False, False]), r"got 2 negatives only, expected both classes"),
-        (lambda: auroc([1, float("nan")], [True, False]), r"got NaN for 1 of 2 scores"),
+        (lambda: auroc([1, float("nan")], [True, False]), r"got NaN or infinity for 1 of 2 scores"),
+        (lambda: auroc([1, float("inf")], [True, False]), r"got NaN or infinity for 1 of 2 scores"),
         (lambda: auroc([1.0], [True, False]), r"got 1 scores and 2 labels"),
     ],
 )

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workbench.activations import Activations
 from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
-from workbench.stats import pairwise_wins
+from workbench.stats import roc_area
 from workbench.vectors import SteeringVectors
 
 
@@ -191,7 +191,7 @@ def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> 
 def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"]) -> Float[Tensor, "layer"]:
     """The chance that a positive prompt scores above another one, ties counting half, at each layer."""
     truth = positive.numpy()
-    return torch.tensor([pairwise_wins(column, truth).mean() for column in scores.double().numpy().T]).float()
+    return torch.tensor([roc_area(column, truth) for column in scores.double().numpy().T])
 
 
 def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
