@@ -164,3 +164,9 @@ def babblers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
 def babbler(babblers: dict[str, Model], backend: str) -> Model:
     """The babbling tiny Llama on each backend in turn."""
     return babblers[backend]
+
+
+@pytest.fixture(scope="session")
+def plain(babblers: dict[str, Model]) -> Model:
+    """The babbling tiny Llama as the transformers model itself."""
+    return babblers["plain"]

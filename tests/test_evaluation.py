@@ -30,11 +30,6 @@ ASKED = dict(judge=by_length, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
-def plain(babblers):
-    return babblers["plain"]
-
-
-@pytest.fixture(scope="module")
 def controls(plain):
     read = wb.last_token_activations(plain, extraction())
     other = wb.mean_difference(wb.last_token_activations(plain, other_concept()))

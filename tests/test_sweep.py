@@ -21,11 +21,6 @@ ASKED = dict(judge=by_length, max_new_tokens=5)
 
 
 @pytest.fixture(scope="module")
-def plain(babblers):
-    return babblers["plain"]
-
-
-@pytest.fixture(scope="module")
 def swept(plain):
     plan = plan_for(plain)
     return run_sweep(
