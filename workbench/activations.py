@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -125,7 +126,8 @@ class Activations:
         provenance = Provenance(
             "activations", model_name(model), model_hash(model), note="from an ActivationCache"
         )
-        return cls(torch.stack(layers, dim=1), tuple(labels), None, space_of(model, site), provenance)
+        values = rearrange(layers, "layer prompt d_model -> prompt layer d_model")
+        return cls(values, tuple(labels), None, space_of(model, site), provenance)
 
 
 def _read_last_position(
@@ -139,7 +141,8 @@ def _read_last_position(
 
     with residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}):
         run_body(model, batch)
-    return torch.stack([last[layer] for layer in range(depth)], dim=1)
+    layers = [last[layer] for layer in range(depth)]
+    return rearrange(layers, "layer prompt d_model -> prompt layer d_model")
 
 
 def last_token_activations(

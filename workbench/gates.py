@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+from einops import einsum, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -163,7 +164,7 @@ class ThresholdGate:
         scores = project(self, activations) + self.bias
         opened = scores > 0
         if self.shared_layer is not None:
-            opened = opened[:, self.shared_layer, None].expand_as(opened)
+            opened = repeat(opened[:, self.shared_layer], "row -> row layer", layer=self.space.n_layers)
         return GateReading(scores, opened, activations.prompts_hash)
 
     def save(self, path: str | Path) -> None:
@@ -185,7 +186,7 @@ def load_gate(path: str | Path) -> ThresholdGate:
 
 def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> Float[Tensor, "prompt layer"]:
     """The projection a_l(P)·s_l of every prompt at every layer, in float32."""
-    return torch.einsum("pld,ld->pl", activations.values, onto.directions)
+    return einsum(activations.values, onto.directions, "prompt layer d_model, layer d_model -> prompt layer")
 
 
 def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"]) -> Float[Tensor, "layer"]:

@@ -10,8 +10,10 @@ The trap: on the prompts that the vector was made from, almost every layer separ
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
+from einops import rearrange, repeat
 
 from workbench.activations import Activations
 from workbench.gates import Gate, project
@@ -112,10 +114,10 @@ def projections(vectors: SteeringVectors, activations: Activations, *, train: Ac
     n_prompts, n_layers = values.shape
     return pd.DataFrame(
         {
-            "prompt": [i for i in range(n_prompts) for _ in range(n_layers)],
-            "label": [label for label in activations.labels for _ in range(n_layers)],
-            "layer": list(range(n_layers)) * n_prompts,
-            "projection": scaled.flatten().tolist(),
+            "prompt": repeat(np.arange(n_prompts), "prompt -> (prompt layer)", layer=n_layers),
+            "label": repeat(np.array(activations.labels), "prompt -> (prompt layer)", layer=n_layers),
+            "layer": repeat(np.arange(n_layers), "layer -> (prompt layer)", prompt=n_prompts),
+            "projection": rearrange(scaled.double().numpy(), "prompt layer -> (prompt layer)"),
         }
     )
 

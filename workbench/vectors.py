@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class SteeringVectors:
     @property
     def values(self) -> Float[Tensor, "layer d_model"]:
         """The vectors before normalising, v'_l."""
-        return self.directions * self.norms[:, None]
+        return einsum(self.directions, self.norms, "layer d_model, layer -> layer d_model")
 
     @property
     def id(self) -> str:
@@ -80,7 +81,7 @@ class SteeringVectors:
     def cosine(self, other: "SteeringVectors") -> Float[Tensor, "layer"]:
         """The cosine of the two directions at each layer; 0 where one of them is zero."""
         self.space.require(other.space, "vectors")
-        return (self.directions * other.directions).sum(-1)
+        return einsum(self.directions, other.directions, "layer d_model, layer d_model -> layer")
 
     def __add__(self, other: "SteeringVectors") -> "SteeringVectors":
         self.space.require(other.space, "vectors")
