@@ -36,8 +36,8 @@ from workbench.prompts import load_prompts as load_prompts
 from workbench.provenance import Provenance as Provenance
 from workbench.provenance import Space as Space
 from workbench.provenance import SpaceMismatch as SpaceMismatch
+from workbench.shifts import Shift as Shift
 from workbench.stats import Estimate as Estimate
-from workbench.steering import Shift as Shift
 from workbench.steering import SteeringPlan as SteeringPlan
 from workbench.steering import compile_shift as compile_shift
 from workbench.sweep import Setting as Setting

@@ -36,9 +36,8 @@ from workbench.models import (
     transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
+from workbench.shifts import Adder, Shift
 from workbench.steering import (
-    Adder,
-    Shift,
     SteeringPlan,
     common_site,
     compile_shift,

@@ -21,7 +21,8 @@ from workbench.decoding.passes import Passes, passes_over
 from workbench.decoding.rows import Row, decide
 from workbench.loading import Model
 from workbench.models import device_of, residual_hooks, tokenizer_of
-from workbench.steering import Adder, Shift, common_site, compile_shift
+from workbench.shifts import Adder, Shift
+from workbench.steering import common_site, compile_shift
 
 
 @torch.no_grad()

@@ -1,0 +1,87 @@
+"""What is added to the residual stream of one batch: the vector alpha * g_l * theta_l of every row and layer.
+
+    x_l = x'_l + shift[row, l]      at the shifted positions      (equation 4 of arXiv 2401.11206)
+
+A hook only adds it; it keeps no state and knows no method, backend, step or mask.
+
+The trap: a shift belongs to its batch, row by row. Another batch is refused where its rows differ in number; where they
+do not, nobody notices.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Adder: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """What is added to every row of one batch, and where: alpha * g * theta, zero where a row's gate is closed.
+
+    `values` has a column for each of `layers` only; `on_prompt` and `on_reply` say which tokens of a row are shifted.
+    """
+
+    values: Float[Tensor, "row steered d_model"]
+    layers: tuple[int, ...]
+    site: str
+    on_prompt: Bool[Tensor, "row"]
+    on_reply: Bool[Tensor, "row"]
+
+    @property
+    def any_open(self) -> Bool[Tensor, "row"]:
+        """The rows that are shifted at all; the others are the unsteered model's, bit for bit."""
+        return self.values.ne(0).flatten(1).any(1)
+
+    def rows(self, rows: Tensor) -> "Shift":
+        """The shift of some rows, by index or by mask."""
+        return replace(
+            self, values=self.values[rows], on_prompt=self.on_prompt[rows], on_reply=self.on_reply[rows]
+        )
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Shift":
+        """The same shift where a model lives, in its dtype, so that hooks need not cast at every step."""
+        return replace(
+            self,
+            values=self.values.to(device, dtype),
+            on_prompt=self.on_prompt.to(device),
+            on_reply=self.on_reply.to(device),
+        )
+
+    def adders(self, shifted: Bool[Tensor, "row pos"]) -> dict[int, Adder]:
+        """For every layer that moves, a function that adds the shift to the residual [row pos d_model] it is given.
+
+        `shifted` says which positions; one column stands for every position of a pass. Layers at which no row is
+        shifted are left out.
+        """
+        masked = self.values[:, :, None] * shifted[:, None, :, None].to(self.values)
+        moves = masked.ne(0).any(-1).any(-1).any(0).tolist()
+        return {layer: _adder(masked[:, i]) for i, layer in enumerate(self.layers) if moves[i]}
+
+    def everywhere(self) -> dict[int, Adder]:
+        """`adders` for hooks set by hand, which cannot tell the prompt from the reply.
+
+        Raises `ValueError` where a row is shifted at some positions only.
+        """
+        if not (self.on_prompt & self.on_reply)[self.any_open].all():
+            raise ValueError(
+                "the plan shifts the prompt or the reply only, and a hook cannot tell them apart: "
+                'steer with generate(...), or give the plan positions="all"'
+            )
+        return self.adders(self.on_prompt[:, None])
+
+
+def _adder(shift: Float[Tensor, "row pos_or_1 d_model"]) -> Adder:
+    def add(residual: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        if len(residual) != len(shift):
+            raise ValueError(
+                f"this shift was made for a batch of {len(shift)} rows and met one of {len(residual)}: "
+                "read the gate for the batch you run (plan.read), and compile again"
+            )
+        return residual + shift.to(residual)
+
+    return add
