@@ -9,7 +9,7 @@ from workbench.activations import Activations
 from workbench.gates import ThresholdGate
 from workbench.profiles import gate_map, layer_profile, projections, select_layers
 from workbench.provenance import Provenance, Space, SpaceMismatch
-from workbench.vectors import mean_difference, shuffled_labels
+from workbench.vectors import SteeringVectors, mean_difference, shuffled_labels
 
 SPACE = Space(3, 8, "resid_post", "raw", "t", "k")
 
@@ -33,6 +33,34 @@ def test_a_planted_direction_is_found_at_its_layer_only():
     assert frame.loc[[0, 2], "auroc"].between(0.3, 0.7).all()
     assert (frame["auroc_low"] < frame["auroc_high"]).all()
     assert select_layers(profile) == (1,)
+
+
+def test_the_accuracy_is_that_of_the_papers_gate():
+    train, val = activations(0), activations(1)
+    vectors = mean_difference(train)
+    opened = gate_map(ThresholdGate.fit(vectors, train), val).set_index(["label", "layer"])["open"]
+    expected = (opened["harmful"] + 1 - opened["harmless"]) / 2
+    frame = layer_profile(vectors, val).frame.set_index("layer")
+    assert frame["balanced_accuracy"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_the_accuracy_is_held_out():
+    """Prompts that all moved along the direction are told apart as before, but not at the threshold of the others."""
+    vectors, val = mean_difference(activations(0)), activations(1)
+    moved = replace(val, values=val.values + 2 * vectors.values)
+    before, after = (layer_profile(vectors, read).frame.set_index("layer") for read in (val, moved))
+    assert after.loc[1, "auroc"] == pytest.approx(before.loc[1, "auroc"])
+    assert before.loc[1, "balanced_accuracy"] > 0.97
+    assert after.loc[1, "balanced_accuracy"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_vectors_without_midpoints_have_no_accuracy():
+    made = mean_difference(activations(0))
+    vectors = SteeringVectors.from_values(made.values, made.residual_norms, SPACE, made.provenance)
+    bare = layer_profile(vectors, activations(1)).frame
+    assert bare["balanced_accuracy"].isna().all()
+    whole = layer_profile(made, activations(1)).frame
+    assert bare.drop(columns="balanced_accuracy").equals(whole.drop(columns="balanced_accuracy"))
 
 
 def test_shuffled_labels_find_nothing():

@@ -11,7 +11,7 @@ from workbench.activations import Activations, last_token_activations
 from workbench.gates import ThresholdGate
 from workbench.loading import Model
 from workbench.prompts import PromptSet
-from workbench.provenance import Provenance, Space, SpaceMismatch
+from workbench.provenance import Provenance, Space, SpaceMismatch, save_tensors
 from workbench.vectors import (
     SteeringVectors,
     cosine_sentence,
@@ -51,6 +51,18 @@ def test_the_equations(activations: Activations):
     torch.testing.assert_close(vectors.norms, difference.norm(dim=-1), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(vectors.directions.norm(dim=-1), torch.ones(DEPTH))
     torch.testing.assert_close(vectors.residual_norms, activations.values.norm(dim=-1).mean(0))
+
+
+def test_midpoints_are_minus_the_papers_bias(activations: Activations):
+    vectors = mean_difference(activations)
+    centre = (activations.values[:N].mean(0) + activations.values[N:].mean(0)) / 2
+    torch.testing.assert_close(vectors.centre, centre, atol=1e-4, rtol=1e-4)
+    for made in (vectors, -vectors, 3.0 * vectors, random_directions(vectors, seed=0), vectors + vectors):
+        torch.testing.assert_close(
+            made.midpoints, -ThresholdGate.fit(made, activations).bias, atol=1e-3, rtol=1e-4
+        )
+    unknown = replace(vectors, centre=None)
+    assert all(made.midpoints is None for made in (unknown, -unknown, unknown + vectors, vectors + unknown))
 
 
 def test_the_planted_direction_is_found_and_controls_are_not(activations: Activations, planted: torch.Tensor):
@@ -187,14 +199,33 @@ def test_malformed_vectors_are_refused(activations: Activations):
         replace(one, directions=one.directions * 2)
 
 
+def test_a_malformed_centre_is_refused(activations: Activations, unchecked: None):
+    one = mean_difference(activations)
+    with pytest.raises(
+        ValueError, match=r"centre has shape \(4, 64\), expected \(5, 64\) \(layer, d_model\)"
+    ):
+        replace(one, centre=one.centre[1:])
+
+
 def test_files_bring_everything_back(activations: Activations, tmp_path: Path):
     one = mean_difference(activations)
     one.save(tmp_path / "v.safetensors")
     back = load_vectors(tmp_path / "v.safetensors")
     assert back.id == one.id and back.space == one.space and back.provenance == one.provenance
+    assert torch.equal(back.centre, one.centre)
     ThresholdGate.fit(one, activations).save(tmp_path / "g.safetensors")
     with pytest.raises(ValueError, match="holds gate, expected vectors: load it with load_gate"):
         load_vectors(tmp_path / "g.safetensors")
+
+
+def test_files_from_before_the_centre_was_kept_load(activations: Activations, tmp_path: Path):
+    one, path = mean_difference(activations), tmp_path / "v.safetensors"
+    tensors = {"directions": one.directions, "norms": one.norms, "residual_norms": one.residual_norms}
+    save_tensors(path, "vectors", tensors, {"space": SPACE.to_json(), "provenance": one.provenance.to_json()})
+    back = load_vectors(path)
+    assert back.centre is None and back.midpoints is None and back.id == one.id
+    back.save(path)
+    assert load_vectors(path).centre is None
 
 
 def test_truncated_files_are_refused(activations: Activations, tmp_path: Path):

@@ -26,9 +26,10 @@ from workbench.vectors import SteeringVectors
 class LayerProfile:
     """One row per layer in `frame`.
 
-    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` at the midpoint of the two means of the very prompts
-    it scores: what a gate could reach here with a threshold of its own, not what one fitted on other prompts does (that
-    is `gate_map`); `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
+    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` of a gate with the paper's bias: its threshold lies
+    half-way between the two means of the prompts that the vectors were made from (`SteeringVectors.midpoints`), so no
+    scored prompt has a say in it; NaN where the vectors hold no midpoints. `gap_norm` ‖v'_l‖, `residual_norm`, and
+    `share`, the first over the second.
     """
 
     frame: pd.DataFrame
@@ -37,7 +38,12 @@ class LayerProfile:
 
 
 def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerProfile:
-    """How well `vectors` tell the harmful from the harmless prompts among `activations`; other labels are left out."""
+    """How well `vectors` tell the harmful from the harmless prompts among `activations`; other labels are left out.
+
+    Pass prompts that made no vector: the accuracy is at the threshold of those that did (see `LayerProfile`).
+    """
+    from sklearn.metrics import balanced_accuracy_score  # here for the reason told in `stats`
+
     vectors.space.require(activations.space, "activations")
     missing = [label for label in ("harmful", "harmless") if label not in activations.labels]
     if missing:
@@ -49,12 +55,13 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
     plain = activations.labelled("harmful", "harmless")
     projections, harmful = project(vectors, plain), plain.harmful
     clusters = cluster_frame([p.cluster for p in plain.prompts]) if plain.prompts else None
-    rows = []
+    midpoints, rows = vectors.midpoints, []
     for layer in range(vectors.space.n_layers):
         scores = projections[:, layer]
         separation = auroc(scores.numpy(), harmful.numpy(), clusters)
-        middle = (scores[harmful].mean() + scores[~harmful].mean()) / 2
-        hits = (scores[harmful] > middle).float().mean() + (scores[~harmful] <= middle).float().mean()
+        accuracy = float("nan")
+        if midpoints is not None:
+            accuracy = float(balanced_accuracy_score(harmful.numpy(), (scores > midpoints[layer]).numpy()))
         gap, residual = float(vectors.norms[layer]), float(vectors.residual_norms[layer])
         rows.append(
             {
@@ -62,7 +69,7 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
                 "auroc": separation.mean,
                 "auroc_low": separation.low,
                 "auroc_high": separation.high,
-                "balanced_accuracy": float(hits) / 2,
+                "balanced_accuracy": accuracy,
                 "gap_norm": gap,
                 "residual_norm": residual,
                 "share": gap / residual if residual else 0.0,

@@ -33,7 +33,8 @@ class SteeringVectors:
     Rows of `directions` have unit length, or are zero where the two means coincide (`resid_pre` of layer 0,
     the embedding of the template's last token, is the same for every prompt). `norms` is ‖v'_l‖;
     `residual_norms` the mean length of the last-token residual over the extraction prompts, the yardstick
-    for a shift.
+    for a shift. `centre` is the point half-way between the two means, which says what a projection is to be
+    compared with; it steers nothing, and files that were saved before it was kept have none.
     """
 
     directions: Float[Tensor, "layer d_model"]
@@ -41,13 +42,13 @@ class SteeringVectors:
     residual_norms: Float[Tensor, "layer"]
     space: Space
     provenance: Provenance
+    centre: Float[Tensor, "layer d_model"] | None = None
 
     def __post_init__(self) -> None:
         expected = (self.space.n_layers, self.space.d_model)
-        if tuple(self.directions.shape) != expected:
-            raise ValueError(
-                f"directions have shape {tuple(self.directions.shape)}, expected {expected} (layer, d_model)"
-            )
+        for name, rows in (("directions have", self.directions), ("centre has", self.centre)):
+            if rows is not None and tuple(rows.shape) != expected:
+                raise ValueError(f"{name} shape {tuple(rows.shape)}, expected {expected} (layer, d_model)")
         lengths = self.directions.norm(dim=-1)
         if not (((lengths - 1).abs() < 1e-4) | (lengths == 0)).all():
             raise ValueError(
@@ -61,12 +62,14 @@ class SteeringVectors:
         residual_norms: Float[Tensor, "layer"],
         space: Space,
         provenance: Provenance,
+        *,
+        centre: Float[Tensor, "layer d_model"] | None = None,
     ) -> "SteeringVectors":
         """Vectors from unnormalised rows; rows below the resolution of float32 become zero."""
         norms = values.norm(dim=-1)
         norms = torch.where(norms > RESOLUTION * residual_norms, norms, torch.zeros_like(norms))
         directions = torch.where(norms[:, None] > 0, values / norms[:, None], torch.zeros_like(values))
-        return cls(directions, norms, residual_norms, space, provenance)
+        return cls(directions, norms, residual_norms, space, provenance, centre)
 
     @property
     def values(self) -> Float[Tensor, "layer d_model"]:
@@ -74,8 +77,15 @@ class SteeringVectors:
         return einsum(self.directions, self.norms, "layer d_model, layer -> layer d_model")
 
     @property
+    def midpoints(self) -> Float[Tensor, "layer"] | None:
+        """The projection half-way between the two means, minus the paper's bias b_l; None without a centre."""
+        if self.centre is None:
+            return None
+        return einsum(self.centre, self.directions, "layer d_model, layer d_model -> layer")
+
+    @property
     def id(self) -> str:
-        """A hash of the numbers, the same wherever they are loaded."""
+        """A hash of the numbers that steer, the same wherever they are loaded."""
         return content_hash(self.directions, self.norms, self.residual_norms)
 
     def cosine(self, other: "SteeringVectors") -> Float[Tensor, "layer"]:
@@ -86,11 +96,15 @@ class SteeringVectors:
     def __add__(self, other: "SteeringVectors") -> "SteeringVectors":
         self.space.require(other.space, "vectors")
         provenance = Provenance("vectors", note="sum", parents=(self.provenance, other.provenance))
+        halfway = None
+        if self.centre is not None and other.centre is not None:
+            halfway = (self.centre + other.centre) / 2
         return SteeringVectors.from_values(
             self.values + other.values,
             (self.residual_norms + other.residual_norms) / 2,
             self.space,
             provenance,
+            centre=halfway,
         )
 
     def __sub__(self, other: "SteeringVectors") -> "SteeringVectors":
@@ -100,7 +114,9 @@ class SteeringVectors:
         if not math.isfinite(factor):
             raise ValueError(f"got factor {factor}, expected a finite number")
         provenance = Provenance("vectors", note=f"times {factor:g}", parents=(self.provenance,))
-        return SteeringVectors.from_values(self.values * factor, self.residual_norms, self.space, provenance)
+        return SteeringVectors.from_values(
+            self.values * factor, self.residual_norms, self.space, provenance, centre=self.centre
+        )
 
     __rmul__ = __mul__
 
@@ -110,6 +126,8 @@ class SteeringVectors:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with space and provenance in its header."""
         tensors = {"directions": self.directions, "norms": self.norms, "residual_norms": self.residual_norms}
+        if self.centre is not None:
+            tensors["centre"] = self.centre
         header = {"space": self.space.to_json(), "provenance": self.provenance.to_json()}
         save_tensors(path, "vectors", tensors, header)
 
@@ -119,7 +137,12 @@ def load_vectors(path: str | Path) -> SteeringVectors:
     tensors, header = load_tensors(path, "vectors")
     space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
     return SteeringVectors(
-        tensors["directions"], tensors["norms"], tensors["residual_norms"], space, provenance
+        tensors["directions"],
+        tensors["norms"],
+        tensors["residual_norms"],
+        space,
+        provenance,
+        tensors.get("centre"),
     )
 
 
@@ -193,13 +216,17 @@ def _difference(activations: Activations, positive: Tensor, note: str) -> Steeri
         )
     # Sums in float64: what is left of two large, nearly equal means is all rounding otherwise.
     values = activations.values.double()
-    difference = values[positive].mean(0) - values[~positive].mean(0)
+    harmful, harmless = values[positive].mean(0), values[~positive].mean(0)
     source = activations.provenance
     provenance = Provenance(
         "vectors", source.model, source.model_hash, source.prompts, source.prompts_hash, note, (source,)
     )
     return SteeringVectors.from_values(
-        difference.float(), values.norm(dim=-1).mean(0).float(), activations.space, provenance
+        (harmful - harmless).float(),
+        values.norm(dim=-1).mean(0).float(),
+        activations.space,
+        provenance,
+        centre=((harmful + harmless) / 2).float(),
     )
 
 
