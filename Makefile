@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint organisms benchmarks clean
+.PHONY: help demo test lint organisms dose benchmarks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train
+
+dose: $(STAMP)  ## own vector or the aligned model's, by how much the base refuses: trains four bases, twice (hours)
+	$(BIN)/python figures/dose_response.py $(ARGS)
 
 benchmarks: $(STAMP)  ## what reading and steering cost beside the bare model, side by side in one run
 	$(BIN)/python benchmarks/extraction.py

@@ -22,7 +22,7 @@ from workbench.evaluation.conditions import (
     matched,
     self_reminder,
 )
-from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
+from workbench.evaluation.metrics import METRICS, Metric, change, estimate, estimates, openings
 from workbench.evaluation.protocol import AT_BEST, measure
 from workbench.evaluation.utility import answers_correctly
 
@@ -96,6 +96,13 @@ def test_metrics_count_what_they_say():
     assert estimate(frame, "over_refusal").mean == 0.5
     assert estimate(frame, "broken").mean == pytest.approx(1 / 7)
     assert estimate(frame, "contrast_refusal") is None
+
+
+def test_a_metric_of_ones_own_is_counted_too():
+    attacks = Metric(("harmful", "jailbroken"), ("refused",))
+    frame = frame_of(harmful=["refused", "other"], jailbroken=["refused", "refused"])
+    assert estimate(frame, attacks).mean == 0.75
+    assert change(frame, frame.assign(verdict="refused"), attacks).mean == -0.25
 
 
 def test_none_of_many_is_not_certain():

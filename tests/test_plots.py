@@ -43,6 +43,18 @@ GATE = pd.DataFrame(
     ]
 )
 
+DOSE = pd.DataFrame(
+    [
+        {"share": share, "seed": seed, "condition": condition, "setting": setting, "metric": metric}
+        | {"mean": 0.1 * number + 0.02 * seed, "low": 0.0, "high": 0.6}
+        for share in (0.0, 0.5)
+        for seed in (0, 1)
+        for number, condition in enumerate(plots.DOSE_LINES)
+        for setting in plots.DOSE_SETTINGS
+        for metric in plots.DOSE_METRICS
+    ]
+)
+
 
 def test_every_figure_takes_its_finding_for_a_title_and_has_no_legend():
     figures = [
@@ -51,6 +63,7 @@ def test_every_figure_takes_its_finding_for_a_title_and_has_no_legend():
         plots.gate_map(GATE, chosen_gate=1, finding="Found"),
         plots.strength_curves(RATES, finding="Found"),
         plots.trade_off(TRADE, finding="Found"),
+        plots.dose_response(DOSE, finding="Found"),
     ]
     for fig in figures:
         assert fig.layout.title.text == "Found"
@@ -63,6 +76,29 @@ def test_controls_are_grey_and_dashed_and_carry_no_band():
     assert lines[COLOURS["control"]].line.dash == "dash"
     assert lines[COLOURS["steered"]].line.dash == "solid"
     assert sum(trace.fill == "toself" for trace in fig.data) == 2
+
+
+def test_a_dose_has_a_mark_per_seed_and_a_line_through_the_means():
+    fig = plots.dose_response(DOSE)
+    panels = len(plots.DOSE_SETTINGS) * len(plots.DOSE_METRICS)
+    of = [t for t in fig.data if COLOURS["gate"] in (t.line.color, t.marker.color)]
+    lines, marks = ([t for t in of if t.mode == mode] for mode in ("lines", "markers"))
+    assert len(lines) == len(marks) == panels
+    assert list(lines[0].y) == pytest.approx([0.21, 0.21])
+    assert list(marks[0].y) == pytest.approx([0.20, 0.22, 0.20, 0.22])
+    assert list(marks[0].error_y.array) == pytest.approx([0.40, 0.38, 0.40, 0.38])
+    dashed = {t.line.color for t in fig.data if t.mode == "lines" and t.line.dash == "dash"}
+    assert dashed == {COLOURS["control"]}
+    texts = [annotation.text for annotation in fig.layout.annotations]
+    assert all(texts.count(name) == panels for name, _ in plots.DOSE_LINES.values())
+
+
+def test_a_dose_without_a_choice_is_told_under_its_share():
+    lost = {"share": 0.05, "seed": 1, "condition": plots.NOT_CHOSEN}
+    fig = plots.dose_response(pd.concat([DOSE, pd.DataFrame([lost])]))
+    first, second, third = fig.layout.xaxis.ticktext
+    assert (first, third) == ("0 %", "50 %")
+    assert second.startswith("5 %<br>") and "seed 1<br>not chosen" in second
 
 
 def test_the_unsteered_arm_runs_across():
@@ -83,6 +119,7 @@ def test_chosen_layers_are_shaded():
 
 def test_rates_span_zero_to_one():
     assert plots.strength_curves(RATES).layout.yaxis.range == (-0.02, 1.02)
+    assert plots.dose_response(DOSE).layout.yaxis.range == (-0.02, 1.02)
     assert plots.gate_map(GATE).data[0].zmax == 1
 
 
@@ -109,6 +146,25 @@ def test_one_layer_and_one_model():
         (
             lambda: plots.trade_off(TRADE.assign(kind="joy")),
             "trade-off: got kinds joy, expected some of attacks not",
+        ),
+        (lambda: plots.dose_response(DOSE.iloc[:0]), "dose-response: the frame is empty"),
+        (
+            lambda: plots.dose_response(DOSE.drop(columns="seed")),
+            "dose-response: the frame has no column seed",
+        ),
+        (
+            lambda: plots.dose_response(DOSE[DOSE["condition"] != "own_srv"]),
+            "dose-response: the frame lacks own_srv in some panel: it needs none, inferaligner, own_srv",
+        ),
+        (
+            lambda: plots.dose_response(
+                DOSE[(DOSE["condition"] != "random") | (DOSE["setting"] != "own best")]
+            ),
+            "lacks random in some panel: .* at equal alpha and own best",
+        ),
+        (
+            lambda: plots.dose_response(DOSE.assign(setting="joy")),
+            "the frame lacks none, inferaligner, .* at equal alpha and own best",
         ),
     ],
 )

@@ -64,14 +64,18 @@ def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
     return found, load_model("organism:aligned", backend="plain")
 
 
+def prompts_for(name: str) -> tuple[ContrastSet, PromptSet]:
+    """The target's contrast set, with its own domain's prompts if it has one, and those of another concept."""
+    pairs = load_contrast(PAIRS, domain=None if name == "general" else name)
+    return pairs, load_prompts(shipped_path("prompts", PAIRS, "other-concept.jsonl"))
+
+
 def run_target(name: str, full: bool, *, threads: int | None = None) -> Outcome:
     """The whole job for one embedded target: `finance`, `medicine`, `maths`, or `general`, which has no domain."""
     if threads is not None:
         torch.set_num_threads(threads)
-    pairs = load_contrast(PAIRS, domain=None if name == "general" else name)
-    other = load_prompts(shipped_path("prompts", PAIRS, "other-concept.jsonl"))
     models, aligned = load_embedded(name)
-    return run_models(name, models, aligned, pairs, other, full=full)
+    return run_models(name, models, aligned, *prompts_for(name), full=full)
 
 
 def run_models(

@@ -43,13 +43,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def estimate(frame: pd.DataFrame, metric: str, *, n_boot: int = 2000) -> Estimate | None:
-    """One metric of one arm's rows, with its interval; None where the frame has no prompt it counts."""
+def estimate(frame: pd.DataFrame, metric: str | Metric, *, n_boot: int = 2000) -> Estimate | None:
+    """One metric of one arm's rows, with its interval; None where the frame has no prompt it counts.
+
+    `metric` is one of `METRICS` by name, or one of your own.
+    """
     values, clusters = _by_prompt(frame, metric)
     return None if values.empty else cluster_bootstrap(values.to_numpy(), clusters, n_boot=n_boot)
 
 
-def change(frame: pd.DataFrame, against: pd.DataFrame, metric: str) -> Estimate | None:
+def change(frame: pd.DataFrame, against: pd.DataFrame, metric: str | Metric) -> Estimate | None:
     """The metric of `frame` minus that of `against`, paired by prompt; None where there is no prompt it counts."""
     values, clusters = _by_prompt(frame, metric)
     before, _ = _by_prompt(against, metric)
@@ -84,10 +87,10 @@ def openings(frame: pd.DataFrame) -> dict[str, Estimate]:
     return found
 
 
-def _by_prompt(frame: pd.DataFrame, metric: str) -> tuple[pd.Series, pd.DataFrame]:
-    if metric not in METRICS:
+def _by_prompt(frame: pd.DataFrame, metric: str | Metric) -> tuple[pd.Series, pd.DataFrame]:
+    if isinstance(metric, str) and metric not in METRICS:
         raise ValueError(f"got metric {metric!r}, expected one of {', '.join(METRICS)}")
-    wanted = METRICS[metric]
+    wanted = METRICS[metric] if isinstance(metric, str) else metric
     part = frame[frame["label"].isin(wanted.labels)]
     if wanted.verdicts is None:
         part = part[part["correct"].notna()]

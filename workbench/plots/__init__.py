@@ -7,13 +7,28 @@ The trap: a figure drawn from averages alone hides its own uncertainty. Frames c
 """
 
 from workbench.plots.panels import LABELS
-from workbench.plots.rates import CURVES, TRADE_OFF, strength_curves, trade_off
+from workbench.plots.rates import (
+    CURVES,
+    DOSE_LINES,
+    DOSE_METRICS,
+    DOSE_SETTINGS,
+    NOT_CHOSEN,
+    TRADE_OFF,
+    dose_response,
+    strength_curves,
+    trade_off,
+)
 from workbench.plots.reading import gate_map, layer_profile, projections
 
 __all__ = [
     "CURVES",
+    "DOSE_LINES",
+    "DOSE_METRICS",
+    "DOSE_SETTINGS",
     "LABELS",
+    "NOT_CHOSEN",
     "TRADE_OFF",
+    "dose_response",
     "gate_map",
     "layer_profile",
     "projections",
