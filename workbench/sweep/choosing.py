@@ -4,7 +4,7 @@
     gate        threshold: at most `false_positive_rate` of the harmless, of the contrast and of the domain prompts open
                 it; layer: the one that then opens on most attacks
     setting     in two stages, the same for every arm: layer sets and positions at one strength, then all strengths at
-                the best of them; taken by `sweep.safest`
+                the best place of each arm; every arm takes the best of all of those, by `sweep.safest`
     paper       per-layer gate with the paper's bias, all layers, all positions, one raw α, from `RAW_ALPHAS`
 
 Controls get the same search as ours, prompt by prompt and setting by setting, and each takes its own best.
@@ -29,7 +29,7 @@ from workbench.profiles import LayerProfile, layer_profile, select_layers
 from workbench.prompts import ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
-from workbench.sweep.results import SweepResult
+from workbench.sweep.results import SweepResult, safest
 from workbench.sweep.running import run_sweep
 from workbench.vectors import SteeringVectors, cosine_sentence, mean_difference, shuffled_labels
 
@@ -197,7 +197,10 @@ def choose(
         key: sweep(start, GAP_ALPHAS, [key[0]], [key[1]], others)
         for key in dict.fromkeys((setting.layers, setting.positions) for setting in place.values())
     }
-    own_sweep = {arm: second[setting.layers, setting.positions] for arm, setting in place.items()}
+    # Not each at its own place alone: an arm that does nothing at the first stage's strength has not found one there.
+    own_sweep = {
+        arm: max(second.values(), key=lambda swept: float(safest(swept.rates(arm)).max())) for arm in arms
+    }
     strength = own_sweep["steered"]
     at_best = {
         arm: control_plans(found.spec.at(found.best_setting(arm=arm)), vectors)[arm]
