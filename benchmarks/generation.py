@@ -1,11 +1,13 @@
 """What steering costs beside the same model unsteered: from prompt to text, and per decode step.
 
     steered_vs_unsteered = seconds of generate(..., plan) / seconds of generate(...), deciding included
+    online_vs_unsteered  = the same, each layer's gate read in the steered pass itself
     step_vs_step         = median seconds of a decode step, steered / unsteered
 
 The worst case: every gate is open, so every row is shifted at every step, and every row writes the full number of
-tokens, so both arms do equal work. Two plans: a shared gate at the first steered layer, which is read in the pass over
-the prompts itself; and the paper's gate per layer, which needs a clean pass first. The ratio is that of the dearer one.
+tokens, so all arms do equal work. Two plans decide on the unsteered prompt: a shared gate at the first steered layer,
+which is read in the pass over the prompts itself; and the paper's gate per layer, which needs a clean pass first. The
+ratio is that of the dearer one. The third has the gate per layer too, read online.
 """
 
 import time
@@ -53,6 +55,7 @@ def main() -> None:
         "unsteered": None,
         "steered, shared gate": dearer.with_gate(replace(per_layer, shared_layer=depth // 2)),
         "steered, gate per layer": dearer,
+        "steered, gate per layer, read online": replace(dearer, deciding="online"),
     }
 
     def write(plan: SteeringPlan | None) -> None:
@@ -81,6 +84,7 @@ def main() -> None:
     conclude(
         {
             "steered_vs_unsteered": timings.ratio("steered, gate per layer", "unsteered")[0],
+            "online_vs_unsteered": timings.ratio("steered, gate per layer, read online", "unsteered")[0],
             "step_vs_step": per_step.ratio("steered, gate per layer", "unsteered")[0],
         }
     )

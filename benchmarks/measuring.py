@@ -55,7 +55,7 @@ class Timings:
         """A line per arm: median seconds, their quartiles, and the ratio to the reference with its quartiles."""
         for arm, seconds in self.seconds.items():
             low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]) * 1e3
-            line = f"{arm:<34} {middle:9.2f} ms [{low:.2f}, {high:.2f}]"
+            line = f"{arm:<38} {middle:9.2f} ms [{low:.2f}, {high:.2f}]"
             if arm != reference:
                 line += "   {:.3f} x [{:.3f}, {:.3f}]".format(*self.ratio(arm, reference))
             print(line)

@@ -76,6 +76,7 @@ class Setting:
     positions: str = "all"
     scale: str = "residual"
     theta: str = "own"
+    deciding: str = "clean"
 
     def plan(self, model: Model, prompts: wb.PromptSet, *, site: str = "resid_post") -> wb.SteeringPlan:
         """The library's plan, read from `model` itself but for an aligned model's theta."""
@@ -96,6 +97,7 @@ class Setting:
             alpha=self.alpha,
             scale=self.scale,
             positions=self.positions,
+            deciding=self.deciding,
         )
 
 
@@ -118,6 +120,28 @@ SETTINGS: dict[str, tuple[Setting | None, ...]] = {
         Setting(0.1, (2, 3), gate=5),
         Setting(0.2, (1, 2), gate=2),
         Setting(0.15, (0, 4), gate="open"),
+    ),
+    # every layer reads its own gate as it finds it, below its own shift and above those of lower layers
+    "read online": (Setting(-0.15, (0, 1, 2, 3, 4, 5), gate="each", deciding="online"),) * 8,
+    "online beside the prefill": (
+        Setting(-0.2, (0, 2, 4), gate="each", deciding="online"),
+        Setting(0.15, (1, 2, 4), gate=1),
+        None,
+        Setting(0.2, (0, 1, 2, 3, 4, 5), gate="each", deciding="online"),
+        Setting(0.15, (2, 3), gate=1, deciding="online"),
+        Setting(0.2, (1, 3), gate=0),
+        Setting(0.1, (0, 4), gate="open", deciding="online"),
+        Setting(-0.2, (1, 2, 4), gate="each", deciding="online", positions="prompt"),
+    ),
+    "online beside a clean pass": (
+        Setting(-0.1, (0, 1, 2, 3, 4, 5), gate="each", deciding="online"),
+        Setting(0.2, (2, 3), gate=5),
+        Setting(-0.2, (0, 3, 5), gate="each"),
+        Setting(-0.15, (2, 3, 4), gate="each", deciding="online"),
+        None,
+        Setting(0.15, (1, 2, 4), gate="each"),
+        Setting(0.2, (1, 3), gate="each", deciding="online", positions="reply"),
+        Setting(-0.15, (2, 3, 4), gate="each", deciding="online"),
     ),
 }
 
@@ -151,18 +175,23 @@ def expected(
     if setting is not None:
         found = _directions(model, prompts)
         steered = _directions(aligned(), prompts) if setting.theta == "aligned" else found
-        residuals = reference.last_token_residuals(model, model.tokenizer, prompt.messages)
-        shared = setting.gate if isinstance(setting.gate, int) else None
-        open_at = reference.gate(residuals, found, shared_layer=shared)
-        gate_open = (True,) * N_LAYERS if setting.gate == "open" else tuple(open_at)
         positions = setting.positions
         shifts = {
             layer: setting.alpha
             * (steered.residual_norm[layer] if setting.scale == "residual" else 1)
             * steered.unit[layer]
             for layer in setting.layers
-            if gate_open[layer]
         }
+        if setting.gate == "open":
+            gate_open = (True,) * N_LAYERS
+        elif setting.gate == "each" and setting.deciding == "online":
+            shifted = reference.shifted_positions(len(ids), 0, positions)
+            gate_open = tuple(reference.gate_online(model, ids, found, shifts, shifted))
+        else:
+            residuals = reference.last_token_residuals(model, model.tokenizer, prompt.messages)
+            shared = setting.gate if isinstance(setting.gate, int) else None
+            gate_open = tuple(reference.gate(residuals, found, shared_layer=shared))
+        shifts = {layer: shift for layer, shift in shifts.items() if gate_open[layer]}
     tokens = reference.greedy(model, ids, shifts, positions, N_TOKENS, model.tokenizer.eos_token_id)
     return Expected(tuple(tokens), reference.step_logits(model, ids, tokens, shifts, positions), gate_open)
 

@@ -3,6 +3,7 @@
     1.  v'_l = mean of a_l over harmful prompts - mean of a_l over harmless prompts
     2.  v_l  = v'_l / |v'_l|         theta_l: v_l of the aligned model; s_l: v_l of the target model
     3.  g_l  = 1 if a_l(P) . s_l + b_l > 0 else 0,     b_l = -(mean of a_l . s_l over all extraction prompts)
+        online: a_l(P) of the pass that the open gates below l have steered already
     4.  x_l  = x'_l + alpha * g_l * theta_l            for the layers l of L_G, at every token
 
 Nothing here batches, pads, caches or hooks, and nothing imports the library: a forward pass is a loop over the
@@ -96,6 +97,18 @@ def gate(residuals: Sequence[Tensor], intent: Directions, *, shared_layer: int |
         for residual, direction, bias in zip(residuals, intent.unit, intent.bias, strict=True)
     ]
     return own if shared_layer is None else [own[shared_layer]] * len(own)
+
+
+def gate_online(
+    model, ids: Sequence[int], intent: Directions, shifts: Mapping[int, Tensor], shifted: Sequence[bool]
+) -> list[bool]:
+    """Equation 3 at every layer of `shifts`, from the lowest up, each in a pass steered by what is decided below it."""
+    decided = [False] * len(model.model.layers)
+    for layer in sorted(shifts):
+        below = {lower: shifts[lower] for lower in shifts if lower < layer and decided[lower]}
+        _, residuals = forward(model, ids, below, shifted)
+        decided[layer] = gate([residual[-1] for residual in residuals], intent)[layer]
+    return decided
 
 
 def shifted_positions(n_prompt: int, n_reply: int, positions: str) -> list[bool]:

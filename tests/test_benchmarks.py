@@ -13,7 +13,10 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.mark.parametrize(
     ("script", "keys"),
-    [("extraction", {"extraction_vs_forward"}), ("generation", {"steered_vs_unsteered", "step_vs_step"})],
+    [
+        ("extraction", {"extraction_vs_forward"}),
+        ("generation", {"steered_vs_unsteered", "online_vs_unsteered", "step_vs_step"}),
+    ],
 )
 def test_the_last_line_is_one_object_of_ratios(script: str, keys: set[str]) -> None:
     found = subprocess.run(

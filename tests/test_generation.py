@@ -106,6 +106,62 @@ def test_settings_as_rows_share_what_no_shift_reaches(
         )
 
 
+def test_online_takes_no_pass_of_its_own(
+    model: Model, prompts: wb.PromptSet, work: dict[str, list[int]]
+) -> None:
+    """Beside clean rows that need one, it is over the prompts of these alone."""
+    online = Setting(0.15, (1, 2, 4), gate="each", deciding="online").plan(model, prompts)
+    wb.generate(model, prompts, online, max_new_tokens=2)
+    assert work == {"read": [], "decoded": [8]}
+    clean = replace(online, deciding="clean")
+    wb.generate(model, prompts, [online, clean, None, clean, *[online] * 4], max_new_tokens=2)
+    assert work == {"read": [2], "decoded": [8, 8]}
+
+
+@pytest.mark.parametrize("layers", [(1, 2, 4), (3,)])
+def test_online_a_gate_below_every_shift_decides_as_it_does_clean(
+    babbler: Model, prompts: wb.PromptSet, layers: tuple[int, ...]
+) -> None:
+    clean = Setting(0.15, layers, gate=1).plan(babbler, prompts)
+    online = replace(clean, deciding="online")
+    ours, theirs = (wb.generate(babbler, prompts, plan, max_new_tokens=4) for plan in (online, clean))
+    assert [replace(reply, plan_id=clean.id) for reply in ours] == theirs
+    assert {reply.plan_id for reply in ours} == {online.id} != {clean.id}
+
+
+def test_online_layers_that_are_not_steered_stay_closed(babbler: Model, prompts: wb.PromptSet) -> None:
+    """The steered ones decide as they do clean where the prompt is not shifted: in replies only, and at alpha 0."""
+    clean = Setting(0.15, (1, 3), gate="each").plan(babbler, prompts)
+    opened = clean.read(babbler, prompts).open
+    assert opened[:, [1, 3]].any() and opened[:, [0, 2, 4, 5]].any()
+    opened[:, [0, 2, 4, 5]] = False
+    online = replace(clean, deciding="online")
+    for plan in (replace(online, positions="reply"), online.with_alpha(0.0)):
+        replies = wb.generate(babbler, prompts, plan, max_new_tokens=2)
+        assert [reply.gate_open for reply in replies] == [tuple(row) for row in opened.tolist()]
+
+
+def test_rows_that_decide_online_share_a_reply_with_their_own_plan_alone(
+    model: Model, prompts: wb.PromptSet, work: dict[str, list[int]]
+) -> None:
+    """Not even where nothing is added: the unsteered row has taken no decisions, and another gate takes others."""
+    online = Setting(-0.15, (0, 2, 4), gate="each", deciding="online").plan(model, prompts)
+    other = online.with_gate(online.gate.shift_bias(3.0))
+    idle = [online.with_alpha(0.0), other.with_alpha(0.0)]
+    settings = [None, online, replace(online), other, *idle, replace(online, deciding="clean"), None]
+    rows = [prompt for _ in settings for prompt in prompts]
+    completions = wb.generate(model, rows, [plan for plan in settings for _ in prompts], max_new_tokens=4)
+    n_open = sum(any(reply.gate_open[layer] for layer in (0, 2, 4)) for reply in completions[48:56])
+    # One row per prompt without a shift; five plans, of which two are the same; clean rows with an open gate.
+    assert work["read"] == [8]
+    assert sum(work["decoded"]) == 8 + 4 * 8 + n_open
+    one_by_one = [reply for plan in settings for reply in wb.generate(model, prompts, plan, max_new_tokens=4)]
+    for together, alone in zip(completions, one_by_one, strict=True):
+        assert replace(together, near_ties=0) == replace(alone, near_ties=0)
+    first, second = ([reply.gate_open for reply in completions[at : at + 8]] for at in (32, 40))
+    assert first != second and any(any(gates) for gates in first)
+
+
 def test_preset_refusal_answers_where_the_gate_is_open(
     model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet, work: dict[str, list[int]]
 ) -> None:

@@ -14,6 +14,7 @@ from workbench.loading import Model
 
 OPEN = Setting(0.2, (1, 3, 4), gate="open")
 GATED = Setting(0.15, (1, 2, 4), gate=1)
+ONLINE = Setting(-0.15, (0, 1, 2, 3, 4, 5), gate="each", deciding="online")
 
 
 @pytest.fixture
@@ -65,8 +66,11 @@ def test_adding_what_is_subtracted(babbler: Model, prompts: wb.PromptSet) -> Non
     assert torch.equal(replace(plan, vectors=-plan.vectors).shift, plan.with_alpha(-plan.alpha).shift)
 
 
-def test_batch_size_row_order_and_padding_do_not_matter(babbler: Model, prompts: wb.PromptSet) -> None:
-    plan = GATED.plan(babbler, prompts)
+@pytest.mark.parametrize("setting", [GATED, ONLINE], ids=["clean", "online"])
+def test_batch_size_row_order_and_padding_do_not_matter(
+    babbler: Model, prompts: wb.PromptSet, setting: Setting
+) -> None:
+    plan = setting.plan(babbler, prompts)
     expected = tokens(wb.generate(babbler, prompts, plan, max_new_tokens=8))
     for batch_size in (1, 3):
         assert (

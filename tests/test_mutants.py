@@ -12,7 +12,7 @@ import workbench as wb
 from workbench import generation
 from workbench.chat import EncodedBatch
 from workbench.decoding import batches
-from workbench.decoding.rows import Row
+from workbench.decoding.rows import Decisions, Row
 from workbench.loading import Model
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -56,13 +56,12 @@ def only_row_0_is_shifted(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def row_0_decides_for_all(patch: pytest.MonkeyPatch) -> None:
-    decide = batches.decide
+    class FirstDecides(Decisions):
+        def read(self, layer: int, residual: Tensor) -> None:
+            super().read(layer, residual)
+            self.opened = self.opened[:1].expand_as(self.opened)
 
-    def first_decides(*given: object) -> Tensor:
-        opened = decide(*given)
-        return opened[:1].expand_as(opened)
-
-    patch.setattr(batches, "decide", first_decides)
+    patch.setattr(batches, "Decisions", FirstDecides)
 
 
 @mutant
@@ -94,16 +93,15 @@ def missing_attention_mask(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
     """In the prefill: the residual already holds the shift. In the clean pass: it is not clean."""
-    decide, read = batches.decide, generation.last_token_activations
+    read = generation.last_token_activations
 
-    def decide_late(model: Model, rows: list[Row], residuals: dict[int, Tensor]) -> Tensor:
-        shift = wb.compile_shift([row.plan for row in rows], torch.ones(len(rows), 6, dtype=torch.bool))
-        column = {layer: i for i, layer in enumerate(shift.layers)}
-        late = {
-            layer: residual + shift.values[:, column[layer]] if layer in column else residual
-            for layer, residual in residuals.items()
-        }
-        return decide(model, rows, late)
+    class DecidesLate(Decisions):
+        def __init__(self, rows: list[Row], depth: int) -> None:
+            super().__init__(rows, depth)
+            self.shift = wb.compile_shift([row.plan for row in rows], torch.ones_like(self.opened))
+
+        def read(self, layer: int, residual: Tensor) -> None:
+            super().read(layer, residual + self.shift.at(layer).values.sum(1))
 
     def read_late(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
         activations = read(model, prompts, site=site, batch_size=batch_size)
@@ -112,7 +110,7 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
             activations, values=activations.values + shift * wb.mean_difference(activations).directions
         )
 
-    patch.setattr(batches, "decide", decide_late)
+    patch.setattr(batches, "Decisions", DecidesLate)
     patch.setattr(generation, "last_token_activations", read_late)
 
 
@@ -135,3 +133,28 @@ def test_parity_notices_an_unclean_pass(
     MUTANTS["gate read after the shift"](monkeypatch)
     result = parity(babbler, babblers["plain"], prompts, SETTINGS["read above the shift"])
     assert not result.same_gates
+
+
+def test_parity_notices_an_online_gate_that_sees_its_own_shift(
+    babbler: Model, babblers: dict[str, Model], prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MUTANTS["gate read after the shift"](monkeypatch)
+    assert not parity(babbler, babblers["plain"], prompts, SETTINGS["read online"]).same_gates
+
+
+def test_parity_notices_an_online_gate_that_is_read_clean(
+    babbler: Model, babblers: dict[str, Model], prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = dict(zip(prompts, wb.last_token_activations(babbler, prompts).values, strict=True))
+
+    class DecidesClean(Decisions):
+        def __init__(self, rows: list[Row], depth: int) -> None:
+            super().__init__(rows, depth)
+            self.clean = torch.stack([clean[row.prompt] for row in rows])
+
+        def read(self, layer: int, residual: Tensor) -> None:
+            super().read(layer, self.clean[:, layer])
+
+    monkeypatch.setattr(batches, "Decisions", DecidesClean)
+    assert not parity(babbler, babblers["plain"], prompts, SETTINGS["read online"]).same_gates
+    assert parity(babbler, babblers["plain"], prompts, SETTINGS["read in the prefill"]).holds

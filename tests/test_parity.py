@@ -1,5 +1,7 @@
 """The library gives what the equations give, on every backend: logits at every step, tokens, decisions."""
 
+from dataclasses import replace
+
 import pytest
 import reference
 import torch
@@ -49,6 +51,25 @@ def test_the_settings_test_something(babblers: dict[str, Model], prompts: wb.Pro
             units = [1.0] if setting.scale == "residual" else [lengths_of[layer] for layer in setting.layers]
             assert all(0.05 <= abs(setting.alpha) / unit <= 0.2 for unit in units), name
         assert len({row.tokens[-3:] for row in rows}) >= 6, name
+
+
+def test_online_is_not_clean(babblers: dict[str, Model], prompts: wb.PromptSet) -> None:
+    """Lower layers' shifts change what higher ones decide, in some rows of every setting that reads online."""
+    plain = babblers["plain"]
+    for name in ("read online", "online beside the prefill", "online beside a clean pass"):
+        rows = [
+            (setting, expected(plain, prompts, prompt, setting), expected(plain, prompts, prompt, clean))
+            for prompt, setting in zip(prompts, SETTINGS[name], strict=True)
+            if setting is not None and setting.deciding == "online"
+            for clean in [replace(setting, deciding="clean")]
+        ]
+        differ = [
+            [layer for layer in setting.layers if online.gate_open[layer] != clean.gate_open[layer]]
+            for setting, online, clean in rows
+        ]
+        assert sum(map(bool, differ)) >= 2, name
+        changed = [online.tokens != clean.tokens for _, online, clean in rows]
+        assert sum(changed) >= 2 and not any(c and not d for c, d in zip(changed, differ, strict=True)), name
 
 
 def test_closed_forms(babblers: dict[str, Model], prompts: wb.PromptSet) -> None:

@@ -45,6 +45,7 @@ def test_id_tells_plans_apart_by_what_they_do(plan: wb.SteeringPlan) -> None:
         plan.with_layers([1, 3]),
         plan.with_gate(wb.AlwaysOpen()),
         replace(plan, positions="reply"),
+        replace(plan, deciding="online"),
         replace(plan, scale="gap"),
         replace(plan, refusal="I cannot help with that."),
         replace(plan, vectors=wb.random_directions(plan.vectors, seed=0)),
@@ -92,8 +93,8 @@ def test_layers_are_a_list_of_whole_numbers(plan: wb.SteeringPlan, unchecked: No
         plan.with_layers(layers)
 
 
-@pytest.mark.parametrize(("name", "options"), [("scale", "raw"), ("positions", "all")])
-def test_unknown_scale_and_positions(plan: wb.SteeringPlan, name: str, options: str) -> None:
+@pytest.mark.parametrize(("name", "options"), [("scale", "raw"), ("positions", "all"), ("deciding", "clean")])
+def test_unknown_words(plan: wb.SteeringPlan, name: str, options: str) -> None:
     broken = copy.copy(plan)
     # Not through replace(): there the tests' type checker is first to say no.
     object.__setattr__(broken, name, "else")
@@ -119,6 +120,19 @@ def test_compile_puts_every_row_s_own_shift_in_its_place(plan: wb.SteeringPlan) 
 def test_one_plan_serves_all_rows(plan: wb.SteeringPlan) -> None:
     opened = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) > 0.5
     assert torch.equal(wb.compile_shift(plan, opened).values, wb.compile_shift([plan] * 3, opened).values)
+
+
+def test_a_shift_is_thinned_out_layer_by_layer(plan: wb.SteeringPlan) -> None:
+    opened = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)) > 0.5
+    plans = [plan, None, plan.with_layers([0, 3])]
+    everywhere = wb.compile_shift(plans, torch.ones_like(opened))
+    shift = wb.compile_shift(plans, opened)
+    assert torch.equal(everywhere.gated(opened).values, shift.values)
+    for column, layer in enumerate(shift.layers):
+        at = everywhere.at(layer).gated(opened)
+        assert at.layers == (layer,) and torch.equal(at.values[:, 0], shift.values[:, column])
+    nothing = everywhere.at(2)
+    assert nothing.layers == () and not nothing.adders(torch.ones(3, 1, dtype=torch.bool))
 
 
 def test_adders_leave_out_what_does_not_move(plan: wb.SteeringPlan) -> None:
@@ -205,6 +219,53 @@ def test_no_hook_can_answer_with_a_preset_refusal(plan: wb.SteeringPlan) -> None
     reading = wb.GateReading(torch.zeros(1, N_LAYERS), torch.ones(1, N_LAYERS, dtype=torch.bool), "")
     with pytest.raises(ValueError, match=r"the plan answers with a preset refusal, .*: use generate\(...\)"):
         replace(plan, refusal="No.").fwd_hooks(reading)
+
+
+def test_online_every_layer_must_be_able_to_decide_when_it_is_reached(
+    plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    together = wb.AlwaysOpen("both agree", reads=(2, 4))  # a gate of one's own, of two layers at once
+    replace(plan, deciding="online", layers=(1, 2))
+    replace(plan, deciding="online", gate=wb.AlwaysOpen())
+    replace(plan, deciding="online", gate=replace(plan.gate, shared_layer=None))
+    replace(plan, deciding="online", gate=together, layers=(4, 5))
+    elsewhere = Setting(0.2, (1, 3, 4), gate=1).plan(babblers["plain"], prompts, site="resid_pre").gate
+    for gate, told in (
+        (replace(plan.gate, shared_layer=2), "layer 2 at resid_post"),
+        (together, "layer 4 at resid_post"),
+        (elsewhere, "layer 1 at resid_pre"),
+        (replace(elsewhere, shared_layer=None), "layer 5 at resid_pre"),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf'got deciding="online", steered layers from 1 at resid_post and a gate that reads {told}: take '
+            r'a gate per layer, or one of a shared layer .* at the steered site; or give the plan deciding="clean"',
+        ):
+            replace(plan, deciding="online", gate=gate)
+    with pytest.raises(ValueError, match=r'got deciding="online" and a preset refusal, .*deciding="clean"'):
+        replace(plan, deciding="online", refusal="No.")
+
+
+def test_no_reading_serves_a_plan_that_decides_online(
+    plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    model, online = babblers["hooked"], replace(plan, deciding="online")
+    reading = plan.read(model, prompts)
+    refused = pytest.raises(
+        ValueError,
+        match=r"a plan that decides online reads its gate in the very pass that it steers, never beforehand: use "
+        r'generate\(...\) without a reading, .*; or give the plan deciding="clean"',
+    )
+    with refused:
+        online.read(model, prompts)
+    with refused:
+        online.fwd_hooks(reading)
+    with refused, wb.steered(model, online, prompts):
+        pass
+    with refused:
+        wb.generate(model, prompts, [plan] * 7 + [online], reading=reading, max_new_tokens=2)
+    with refused:
+        wb.teacher_forced_logits(model, prompts, [[0]] * 8, online, reading=reading)
 
 
 def test_a_plan_of_another_space_is_refused(

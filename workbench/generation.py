@@ -23,7 +23,7 @@ from workbench.activations import Activations, last_token_activations
 from workbench.chat import EncodedBatch, encode, tokenize
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Forced, Greedy
-from workbench.decoding.rows import Row, readable_in_prefill
+from workbench.decoding.rows import Row
 from workbench.gates import GateReading
 from workbench.loading import Model
 from workbench.models import (
@@ -42,6 +42,7 @@ from workbench.steering import (
     common_site,
     compile_shift,
     gate_site,
+    require_clean,
     require_space,
 )
 
@@ -82,9 +83,10 @@ def generate(
 
     `plans` is None (unsteered), one plan for every prompt, or one plan or None per prompt. To compare settings, repeat
     the prompts, one row per setting: a prompt that occurs more than once is read once, and all its rows that no shift
-    reaches (unsteered, gate closed, alpha 0) are one computation. `reading` skips the reading, where `plan.read` has
-    done it for exactly these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's
-    generation config call the end of a text.
+    reaches (unsteered, gate closed, alpha 0) are one computation. Rows that decide online are read as they are steered,
+    and shared with rows of their own plan only. `reading` skips the reading, where `plan.read` has done it for exactly
+    these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's generation config call
+    the end of a text.
 
     Raises `ValueError` for a prompt without room for its reply, for plans or a reading made for other prompts, and for
     logits that are no numbers; `SpaceMismatch` for a plan made for other models.
@@ -222,6 +224,8 @@ def _rows(
         raise ValueError(
             f"got {len(each)} plans for {len(prompts)} prompts: pass one plan, or one (or None) per prompt"
         )
+    if reading is not None:
+        require_clean(each)
     common_site(each)  # here too, so that it does not depend on the size of a batch
     require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
     tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
@@ -253,25 +257,31 @@ def _read_ahead(
     plans: Sequence[SteeringPlan | None],
     batch_size: int,
 ) -> Sequence[Bool[Tensor, "layer"] | None]:
-    """Every row's decisions from one clean pass over the distinct prompts, or None where the prefill reads them."""
-    steering = list(dict.fromkeys(plan for plan in plans if plan is not None))
+    """The decisions of rows that want a clean reading, from one pass over their prompts; None where the prefill reads.
+
+    That is every row that decides online, and all others where each prompt occurs once and no gate reads above what its
+    plan adds.
+    """
+    clean = {i: plan for i, plan in enumerate(plans) if plan is not None and plan.deciding == "clean"}
+    each = set(clean.values())
     repeated = len(set(ids)) < len(ids)
-    preset = any(plan.refusal is not None for plan in steering)
-    if not steering or (not repeated and not preset and readable_in_prefill(steering)):
+    preset = any(plan.refusal is not None for plan in each)
+    in_prefill = all(plan.reads_before_it_adds for plan in each)
+    if not clean or (in_prefill and not repeated and not preset):
         return [None] * len(plans)
-    number = {row_ids: i for i, row_ids in enumerate(dict.fromkeys(ids))}
-    distinct = PromptSet(prompts.name, tuple(dict(zip(ids, prompts, strict=True)).values()))
+    asked = {ids[i]: prompts[i] for i in clean}
+    number = {row_ids: i for i, row_ids in enumerate(asked)}
+    distinct = PromptSet(prompts.name, tuple(asked.values()))
     # One pass serves every gate that reads at its site.
     activations: dict[str, Activations] = {}
     opened: dict[str, Bool[Tensor, "prompt layer"]] = {}
-    for gate in {plan.gate.id: plan.gate for plan in steering}.values():
+    for gate in {plan.gate.id: plan.gate for plan in each}.values():
         site = gate_site(gate)
         if site not in activations:
             activations[site] = last_token_activations(model, distinct, site=site, batch_size=batch_size)
         opened[gate.id] = gate.read(activations[site]).open
     return [
-        None if plan is None else opened[plan.gate.id][number[row_ids]]
-        for row_ids, plan in zip(ids, plans, strict=True)
+        opened[clean[i].gate.id][number[row_ids]] if i in clean else None for i, row_ids in enumerate(ids)
     ]
 
 

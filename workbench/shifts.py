@@ -43,6 +43,15 @@ class Shift:
             self, values=self.values[rows], on_prompt=self.on_prompt[rows], on_reply=self.on_reply[rows]
         )
 
+    def at(self, layer: int) -> "Shift":
+        """What is added at one layer; nothing where no plan steers it."""
+        columns = [i for i, steered in enumerate(self.layers) if steered == layer]
+        return replace(self, values=self.values[:, columns], layers=(layer,) * len(columns))
+
+    def gated(self, opened: Bool[Tensor, "row layer"]) -> "Shift":
+        """The same shift where a row's gate is open, nothing where it is closed."""
+        return replace(self, values=self.values * opened[:, list(self.layers), None].to(self.values.device))
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Shift":
         """The same shift where a model lives, in its dtype, so that hooks need not cast at every step."""
         return replace(

@@ -7,7 +7,7 @@ decided for every row of a batch. `compile_shift` turns both into a `Shift`: the
 row and layer.
 
 The trap: g_l is read from the unsteered prompt. A gate above the first steered layer that is read in a steered pass
-sees the shift itself, and opens because it is open.
+sees the shift itself, and opens because it is open; only a plan that decides online asks for that.
 """
 
 import math
@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import last_token_activations
-from workbench.gates import Gate, GateReading
+from workbench.gates import Gate, GateReading, ThresholdGate
 from workbench.loading import Model
 from workbench.models import hook_name, space_of
 from workbench.prompts import Prompt, PromptSet
@@ -33,6 +33,7 @@ from workbench.vectors import SteeringVectors
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
+Deciding: TypeAlias = Literal["clean", "online"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,11 @@ class SteeringPlan:
                  distance between that model's harmful and harmless means
     `positions`  which tokens are shifted: "all", as in the paper; the "prompt"'s; or the "reply"'s, beginning with the
                  first generated token (the prompt's last token, which predicts it, belongs to the prompt)
+    `deciding`   what the gate reads: "clean", the unsteered prompt, as in fitting; "online", the prompt in the steered
+                 pass itself, where each steered layer reads its own gate just before its own addition and so sees the
+                 shifts below it. There the other layers stay closed, and a gate of one shared layer, which may not lie
+                 above the first steered one, decides as it does clean. Either holds for the whole reply; the paper
+                 leaves it open
     `refusal`    the paper's variant without an aligned model: where the gate is open at any of `layers`, the reply is
                  this text and no vector is added
     """
@@ -59,6 +65,7 @@ class SteeringPlan:
     alpha: float | int
     scale: Scale = "raw"
     positions: Positions = "all"
+    deciding: Deciding = "clean"
     refusal: str | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +87,7 @@ class SteeringPlan:
         for name, value, options in (
             ("scale", self.scale, get_args(Scale)),
             ("positions", self.positions, get_args(Positions)),
+            ("deciding", self.deciding, get_args(Deciding)),
         ):
             if value not in options:
                 raise ValueError(f"got {name}={value!r}, expected one of {', '.join(map(repr, options))}")
@@ -93,12 +101,20 @@ class SteeringPlan:
                 f"got alpha={reprlib.repr(self.alpha)} with scale={self.scale!r}, expected a finite number that gives "
                 "shifts of finite length in float32: alpha=0 leaves the model unsteered"
             )
+        if self.deciding == "online":
+            self._require_readable_online()
 
     @cached_property
     def id(self) -> str:
         """A hash of everything the plan does, the same in every process."""
         return content_hash(
-            self.shift, self.layers, self.vectors.space.site, self.gate.id, self.positions, self.refusal
+            self.shift,
+            self.layers,
+            self.vectors.space.site,
+            self.gate.id,
+            self.positions,
+            self.deciding,
+            self.refusal,
         )
 
     @cached_property
@@ -116,6 +132,23 @@ class SteeringPlan:
         """The vector alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
         return self.strengths[:, None] * self.vectors.directions[list(self.layers)]
 
+    @property
+    def reads_layer_by_layer(self) -> bool:
+        """Whether each steered layer decides for itself, online; otherwise one reading decides for all layers."""
+        per_layer = isinstance(self.gate, ThresholdGate) and self.gate.shared_layer is None
+        return self.deciding == "online" and per_layer
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The layers that the plan's decisions rest on."""
+        return tuple(self.layers) if self.reads_layer_by_layer else self.gate.reads
+
+    @property
+    def reads_before_it_adds(self) -> bool:
+        """Whether the pass that is steered can do the reading: no decision waits for a layer above its own shift."""
+        here = not self.gate.reads or gate_site(self.gate) == self.vectors.space.site
+        return here and (self.reads_layer_by_layer or all(layer <= self.layers[0] for layer in self.reads))
+
     def with_alpha(self, alpha: float | int) -> "SteeringPlan":
         """The same plan at another strength."""
         return replace(self, alpha=alpha)
@@ -129,7 +162,11 @@ class SteeringPlan:
         return replace(self, gate=gate)
 
     def read(self, model: Model, prompts: PromptSet | Sequence[Prompt | str]) -> GateReading:
-        """Decide: what the plan's gate makes of `prompts`, from one clean pass of the unsteered model."""
+        """Decide: what the plan's gate makes of `prompts`, from one clean pass of the unsteered model.
+
+        Raises `ValueError` for a plan that decides online: there is no such reading.
+        """
+        require_clean([self])
         require_space(model, [self])
         return self.gate.read(last_token_activations(model, prompts, site=gate_site(self.gate)))
 
@@ -138,9 +175,10 @@ class SteeringPlan:
 
         They shift every position they see, of exactly the rows in `reading`, in that order.
 
-        Raises `ValueError` for a plan that hooks cannot carry out: one that shifts the prompt or the reply only, or
-        answers with a preset refusal.
+        Raises `ValueError` for a plan that hooks cannot carry out: one that shifts the prompt or the reply only,
+        decides online, or answers with a preset refusal.
         """
+        require_clean([self])
         if self.refusal is not None:
             raise ValueError(
                 "the plan answers with a preset refusal, which no hook can do: use generate(...)"
@@ -149,6 +187,19 @@ class SteeringPlan:
         return [
             (hook_name(layer, shift.site), _as_lens_hook(add)) for layer, add in shift.everywhere().items()
         ]
+
+    def _require_readable_online(self) -> None:
+        if self.refusal is not None:
+            raise ValueError(
+                'got deciding="online" and a preset refusal, for which nothing is added that a gate could see: '
+                'give the plan deciding="clean"'
+            )
+        if not self.reads_before_it_adds:
+            raise ValueError(
+                f'got deciding="online", steered layers from {self.layers[0]} at {self.vectors.space.site} and a gate '
+                f"that reads layer {max(self.gate.reads)} at {gate_site(self.gate)}: take a gate per layer, or one of "
+                'a shared layer not above the first steered one, at the steered site; or give the plan deciding="clean"'
+            )
 
 
 def gate_site(gate: Gate) -> str:
@@ -174,6 +225,15 @@ def require_space(model: Model, plans: Sequence[SteeringPlan]) -> None:
                 if space.site not in here:
                     here[space.site] = space_of(model, space.site)
                 here[space.site].require(space, what)
+
+
+def require_clean(plans: Sequence[SteeringPlan | None]) -> None:
+    """Refuse plans that decide online, where a reading made beforehand is asked for or given."""
+    if any(plan is not None and plan.deciding == "online" for plan in plans):
+        raise ValueError(
+            "a plan that decides online reads its gate in the very pass that it steers, never beforehand: use "
+            'generate(...) without a reading, its completions tell the decisions; or give the plan deciding="clean"'
+        )
 
 
 def compile_shift(
@@ -207,10 +267,10 @@ def compile_shift(
     for plan in set(shifting):
         rows = torch.tensor([i for i, other in enumerate(each) if other is plan])
         columns = torch.tensor([layers.index(layer) for layer in plan.layers])
-        values[rows[:, None], columns] = opened[rows][:, list(plan.layers), None] * plan.shift
+        values[rows[:, None], columns] = plan.shift
         on_prompt[rows] = plan.positions in ("all", "prompt")
         on_reply[rows] = plan.positions in ("all", "reply")
-    return Shift(values, layers, site, on_prompt, on_reply)
+    return Shift(values, layers, site, on_prompt, on_reply).gated(opened)
 
 
 def _as_lens_hook(add: Adder) -> Callable[..., Tensor]:

@@ -1,6 +1,6 @@
 """One left-padded batch, from its prompts to its last token, under the shifts of its rows.
 
-    decide    where no gate reads above the first steered layer, in the pass over the prompts: read, then add
+    decide    in the pass over the prompts, where no gate reads above what its plan adds, or online: read, then add
     act       one set of adders while the prompts are read, one while the replies are written
 
 The trap: a hook sees neither padding, nor step, nor which rows are still there. This room owns all three: it passes
@@ -18,11 +18,11 @@ from torch import Tensor
 from workbench.chat import EncodedBatch, pad_id, pad_left
 from workbench.decoding.choosers import Chooser
 from workbench.decoding.passes import Passes, passes_over
-from workbench.decoding.rows import Row, decide
+from workbench.decoding.rows import Decisions, Row
 from workbench.loading import Model
-from workbench.models import device_of, residual_hooks, tokenizer_of
-from workbench.shifts import Adder, Shift
-from workbench.steering import common_site, compile_shift
+from workbench.models import device_of, n_layers, residual_hooks, tokenizer_of
+from workbench.shifts import Shift
+from workbench.steering import compile_shift
 
 
 @torch.no_grad()
@@ -58,36 +58,22 @@ def _prefill(
     model: Model, rows: Sequence[Row], passes: Passes, batch: EncodedBatch
 ) -> tuple[Float[Tensor, "row d_vocab"], Shift, Bool[Tensor, "row layer"]]:
     """The pass over the prompts: logits of the first token, the batch's shift, and the decisions behind it."""
-    plans = [row.plan for row in rows]
-    steering = [plan for plan in plans if plan is not None]
-    read_at = {layer for row in rows if row.plan and row.opened is None for layer in row.plan.gate.reads}
-    residuals: dict[int, Tensor] = {}
-    adders: dict[int, Adder] = {}
-    decided: list[tuple[Shift, Tensor]] = []
-
-    def decide_and_compile() -> None:
-        opened = decide(model, rows, residuals)
-        shift = compile_shift(plans, opened).to(*_where_and_how(model))
-        adders.update(shift.adders(shift.on_prompt[:, None]))
-        decided.append((shift, opened))
+    decisions = Decisions(rows, n_layers(model))
+    # Compiled once. A layer takes its rows from it when it is reached: its decisions are there by then.
+    all_open = compile_shift([row.plan for row in rows], torch.ones_like(decisions.opened))
+    all_open = all_open.to(*_where_and_how(model))
 
     def read_then_add(layer: int, residual: Tensor) -> Tensor | None:
-        if layer in read_at:
-            residuals[layer] = residual[:, -1].float().cpu()
-            if layer == max(read_at):
-                decide_and_compile()
-        return adders[layer](residual) if layer in adders else None
+        if layer in decisions.layers:
+            decisions.read(layer, residual[:, -1].float().cpu())
+        here = all_open.at(layer).gated(decisions.opened)
+        add = here.adders(here.on_prompt[:, None]).get(layer)
+        return None if add is None else add(residual)
 
-    if not read_at:
-        decide_and_compile()
-    visited = read_at.union(*(plan.layers for plan in steering))
-    # The site of the shift, which is not there yet where gates are read in this very pass.
-    with residual_hooks(
-        model, common_site(plans), {layer: partial(read_then_add, layer) for layer in visited}
-    ):
+    visited = decisions.layers.union(all_open.layers)
+    with residual_hooks(model, all_open.site, {layer: partial(read_then_add, layer) for layer in visited}):
         logits = passes.next_logits(batch.input_ids)
-    [(shift, opened)] = decided
-    return logits, shift, opened
+    return logits, all_open.gated(decisions.opened), decisions.opened
 
 
 def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:

@@ -1,6 +1,7 @@
-"""The rows of a batch, and what their gates decide: once per prompt, before anything is added to it.
+"""The rows of a batch, and what their gates decide: once per prompt, each layer before anything is added there.
 
 The trap: rows are told apart by what reaches them, not by their plans: a row whose gate is closed is the unsteered row.
+A row whose gate is still to be read is nobody's twin but its own plan's.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import Activations
-from workbench.loading import Model
-from workbench.models import n_layers
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance
-from workbench.steering import SteeringPlan, gate_site
+from workbench.steering import SteeringPlan
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,43 +43,63 @@ class Row:
 
     @property
     def key(self) -> tuple[tuple[int, ...], str | None]:
-        """Rows of one key have one reply: a row that no shift reaches is the unsteered row."""
-        moved = self.plan is not None and self.acts and bool(self.plan.shift.any())
-        return self.ids, self.plan.id if self.plan is not None and moved else None
+        """Rows of one key have one reply, and one reading if that is still to come.
+
+        A row that no shift reaches is the unsteered row; which those are is not known before the reading.
+        """
+        if self.plan is None:
+            return self.ids, None
+        moved = self.acts and bool(self.plan.shift.any())
+        return self.ids, self.plan.id if moved or self.opened is None else None
 
 
-def decide(
-    model: Model, rows: Sequence[Row], residuals: dict[int, Float[Tensor, "row d_model"]]
-) -> Bool[Tensor, "row layer"]:
-    """Every row's decisions, known or read from last-token residuals of the layers that the unread gates ask for."""
-    opened = torch.zeros(len(rows), n_layers(model), dtype=torch.bool)
-    unread: dict[str, list[int]] = {}
-    plans: dict[str, SteeringPlan] = {}
-    for i, row in enumerate(rows):
-        if row.opened is not None:
-            opened[i] = row.opened
-        elif row.plan is not None:
-            plans[row.plan.gate.id] = row.plan
-            unread.setdefault(row.plan.gate.id, []).append(i)
-    for gate_id, members in unread.items():
-        gate = plans[gate_id].gate
+class Decisions:
+    """What the gates of a batch decide: known beforehand, or read while the pass over the prompts climbs the layers.
+
+    `opened` holds what is decided so far, nothing being open before. Where plans read before they add, a layer's
+    decisions are there once that layer was shown to `read`.
+    """
+
+    def __init__(self, rows: Sequence[Row], depth: int) -> None:
+        self.opened = torch.zeros(len(rows), depth, dtype=torch.bool)
+        alike: dict[tuple[object, ...], tuple[SteeringPlan, list[int]]] = {}
+        for i, row in enumerate(rows):
+            if row.opened is not None:
+                self.opened[i] = row.opened
+            elif row.plan is not None:
+                asks = row.plan.gate.id, row.plan.reads, row.plan.reads_layer_by_layer
+                alike.setdefault(asks, (row.plan, []))[1].append(i)
+        self.unread = [_Unread(plan, members, rows) for plan, members in alike.values()]
+        self.layers = frozenset(layer for unread in self.unread for layer in unread.plan.reads)
+        for unread in self.unread:
+            if not unread.plan.reads:
+                self.opened[unread.members] = unread.decide()
+
+    def read(self, layer: int, residual: Float[Tensor, "row d_model"]) -> None:
+        """Show the gates a layer, going up: last-token residuals, float32 on the CPU, before the layer's own shift."""
+        for unread in self.unread:
+            if layer in unread.plan.reads:
+                unread.seen[:, layer] = residual[unread.members]
+                if unread.plan.reads_layer_by_layer:
+                    self.opened[unread.members, layer] = unread.decide()[:, layer]
+                elif layer == max(unread.plan.reads):
+                    self.opened[unread.members] = unread.decide()
+
+
+class _Unread:
+    """Rows that ask one gate about the same layers; `plan` is any of theirs, `seen` what the pass has shown so far."""
+
+    def __init__(self, plan: SteeringPlan, members: list[int], rows: Sequence[Row]) -> None:
+        self.plan, self.members = plan, members
+        self.prompts = PromptSet("prefill", tuple(rows[i].prompt for i in members))
         # The model's own: `require_space` has seen to that.
-        space = gate.space or plans[gate_id].vectors.space
-        # Layers that the gate does not read stay zero: no decision rests on them.
-        values = torch.zeros(len(members), space.n_layers, space.d_model)
-        for layer in gate.reads:
-            values[:, layer] = residuals[layer][members]
-        prompts = PromptSet("prefill", tuple(rows[i].prompt for i in members))
-        activations = Activations(values, prompts.labels, prompts, space, Provenance("activations"))
-        opened[members] = gate.read(activations).open
-    return opened
+        self.space = plan.gate.space or plan.vectors.space
+        # Layers that are not read stay zero: no decision rests on them.
+        self.seen = torch.zeros(len(members), self.space.n_layers, self.space.d_model)
 
-
-def readable_in_prefill(plans: Sequence[SteeringPlan]) -> bool:
-    """Whether every gate can be read in the one pass over the prompts: none reads above the first steered layer."""
-    first_steered = min(layer for plan in plans for layer in plan.layers)
-    return all(
-        all(layer <= first_steered for layer in plan.gate.reads)
-        and (not plan.gate.reads or gate_site(plan.gate) == plan.vectors.space.site)
-        for plan in plans
-    )
+    def decide(self) -> Bool[Tensor, "row layer"]:
+        """The gate's word on what was seen."""
+        activations = Activations(
+            self.seen, self.prompts.labels, self.prompts, self.space, Provenance("activations")
+        )
+        return self.plan.gate.read(activations).open
