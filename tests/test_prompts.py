@@ -1,5 +1,6 @@
 """Prompts, sets and contrast sets, and their files."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,6 +174,61 @@ def test_contrast_set_parts_are_disjoint():
         ContrastSet("bad", train, val, PromptSet.from_texts("test", ["t", "harmful 0"]))
     with pytest.raises(ValueError, match=r"'v' is in \.val and in \.test"):
         ContrastSet("bad", train, val, val)
+
+
+def clustered() -> PromptSet:
+    """Twelve harmful prompts of four verbs and eight harmless ones of four, one of each twice."""
+    verbs = {"harmful": ("steal", "break", "forge"), "harmless": ("bake", "mend")}
+    prompts = [
+        Prompt.user(
+            f"{verb} {i} a {thing}", label=label, cluster=(("verb", f"{verb} {i}"), ("object", thing))
+        )
+        for label, own in verbs.items()
+        for verb in own
+        for i in range(2)
+        for thing in ("ring", "boat")
+    ]
+    return PromptSet("few", (*prompts, prompts[0], prompts[-1]))
+
+
+@pytest.mark.parametrize("apart", [None, "verb"])
+def test_folds_part_a_set_exactly(apart: str | None):
+    whole = clustered()
+    folds = whole.folds(4, seed=1, apart=apart)
+    assert len(folds) == 4
+    assert Counter(prompt for _, fold in folds for prompt in fold) == Counter(whole)
+    for rest, fold in folds:
+        assert Counter(rest) + Counter(fold) == Counter(whole)
+        assert not set(rest) & set(fold)
+        assert set(rest.labels) == set(fold.labels) == {"harmful", "harmless"}
+        assert list(fold) == [prompt for prompt in whole if prompt in set(fold)]
+        if apart:
+            assert not {dict(p.cluster)["verb"] for p in rest} & {dict(p.cluster)["verb"] for p in fold}
+    assert folds == whole.folds(4, seed=1, apart=apart) != whole.folds(4, seed=2, apart=apart)
+
+
+def test_folds_of_a_contrast_set_choose_on_what_they_do_not_extract_from():
+    val, test = PromptSet.from_texts("val", ["v"]), PromptSet.from_texts("test", ["t"])
+    pairs = ContrastSet("mine", clustered(), val, test)
+    folds = pairs.folds(3, seed=1)
+    assert [(fold.train, fold.val) for fold in folds] == list(clustered().folds(3, seed=1))
+    assert {fold.test for fold in folds} == {test}
+    assert [fold.name for fold in folds] == ["mine.fold0", "mine.fold1", "mine.fold2"]
+    assert (folds[1].train.name, folds[1].val.name) == ("few.rest1", "few.fold1")
+
+
+def test_more_folds_than_there_are_prompts_to_go_round():
+    message = "prompt set 'few'{}: got n={} folds and {} separate groups of {}, expected one for every fold"
+    for n, apart, by, found, label in (
+        (9, None, "", 8, "harmless"),
+        (5, "verb", " by verb", 4, "harmless"),
+        (3, "object", " by object", 2, "harmful"),
+        (2, "wrapper", " by wrapper", 1, "harmful"),
+    ):
+        with pytest.raises(ValueError, match=message.format(by, n, found, label)):
+            clustered().folds(n, apart=apart)
+    with pytest.raises(ValueError, match=r"prompt set 'few': got n=1 folds, expected 2 or more"):
+        clustered().folds(1)
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def choosing(plain, relative, pairs):
         patch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
         patch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
         patch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1, 0.2))
-        yield lambda **asked: choose(
+        yield lambda pairs=pairs, **asked: choose(
             plain, relative, pairs, other_concept(), max_new_tokens=3, **judge, **asked
         )
 
@@ -266,6 +266,23 @@ def test_every_choice_is_made_and_told(made):
 
 def test_quick_choices_leave_out_the_controls_own_search(choosing):
     assert choosing(controls=False).controls_at_best == {}
+
+
+def test_choices_are_made_per_fold(choosing, pairs, plain):
+    """Cross-fitting: no fold's choices rest on a prompt that its vectors or its gate were made from."""
+    folds = pairs.folds(2)
+    for fold, other in zip(folds, folds[::-1], strict=True):
+        made = choosing(pairs=fold, controls=False)
+        assert made.evidence.target_train.prompts == fold.train
+        assert made.evidence.target_val.prompts == fold.val
+        assert set(made.strength.frame["label"]) == {"harmful", "harmless"}
+        assert set(fold.train) == set(other.val)
+        profile = wb.layer_profile(made.evidence.srv, made.evidence.target_val)
+        assert profile.frame["n"].eq(len(fold.val)).all()
+        strict = wb.ThresholdGate.fit(made.evidence.srv, made.evidence.target_train).calibrate(
+            made.evidence.target_val, false_positive_rate=0.0
+        )
+        assert not strict.read(made.evidence.target_val).open[~made.evidence.target_val.harmful].any()
 
 
 def test_both_plans_steer_with_the_aligned_models_vectors(made, by_hand):

@@ -12,9 +12,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from workbench.folds import deal
 from workbench.provenance import content_hash, write_safely
 from workbench.shipped import shipped_path
 
@@ -141,6 +143,29 @@ class PromptSet:
         chosen = sorted(random.Random(seed).sample(range(len(self)), n))
         return PromptSet(self.name, tuple(self.prompts[i] for i in chosen))
 
+    def folds(
+        self, n: int, *, seed: int = 0, apart: str | None = None
+    ) -> tuple[tuple["PromptSet", "PromptSet"], ...]:
+        """`n` pairs, all but a fold and that fold: each prompt is in one fold, each fold has its share of each label.
+
+        Folds are drawn at random, by `seed`, and keep the set's order. Equal prompts stay together; `apart` names a
+        cluster (verb, say) whose prompts do too, so that a fold's verbs are in that fold alone. Prompts that have no
+        such cluster are one.
+
+        Raises `ValueError` where a label has too few to go round.
+        """
+        keys = [dict(prompt.cluster).get(apart) if apart else prompt.messages for prompt in self]
+        what = f"prompt set {self.name!r}" + (f" by {apart}" if apart else "")
+        dealt = deal(n, labels=self.labels, keys=keys, seed=seed, what=what)
+
+        def part(name: str, kept: Sequence[bool]) -> PromptSet:
+            return PromptSet(f"{self.name}.{name}", tuple(compress(self.prompts, kept)))
+
+        return tuple(
+            (part(f"rest{k}", [fold != k for fold in dealt]), part(f"fold{k}", [fold == k for fold in dealt]))
+            for k in range(n)
+        )
+
     def save(self, path: str | Path) -> None:
         """Write JSON lines, one prompt a line; `load_prompts` reads them."""
         lines = "".join(json.dumps(_as_json(prompt), ensure_ascii=False) + "\n" for prompt in self.prompts)
@@ -191,6 +216,18 @@ class ContrastSet:
                         f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[prompt.messages]} "
                         f"and in .{part}: keep it in one part only"
                     )
+
+    def folds(self, n: int, *, seed: int = 0, apart: str | None = None) -> tuple["ContrastSet", ...]:
+        """Cross-fitting: `n` sets that extract from all but a fold of `.train` and choose on that fold.
+
+        They are dealt as `PromptSet.folds` says, share `.test`, and leave this set's `.val` out; where there is none to
+        begin with, build them from `train.folds(n)`. Once all is chosen, refit on the whole of `.train`.
+        """
+        parts = self.train.folds(n, seed=seed, apart=apart)
+        return tuple(
+            replace(self, name=f"{self.name}.fold{k}", train=rest, val=fold)
+            for k, (rest, fold) in enumerate(parts)
+        )
 
 
 def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
