@@ -12,6 +12,7 @@ from workbench.decoding.choosers import Greedy
 from workbench.decoding.rows import Row
 from workbench.loading import Model
 from workbench.prompts import Prompt
+from workbench.steering import Positions
 
 GATED = Setting(0.15, (1, 2, 4), gate=1)
 REFUSAL = "no i cannot help with that"
@@ -321,6 +322,37 @@ def test_steered_by_hand(babbler: Model, prompts: wb.PromptSet) -> None:
     other = pytest.raises(ValueError, match="this shift was made for a batch of 8 rows and met one of 1")
     with other, wb.steered(babbler, plan, prompts):
         babbler(torch.tensor([[0, 7, 8]]))
+
+
+@pytest.mark.parametrize("positions", ["prompt", "reply"])
+def test_by_hand_the_first_positions_of_a_pass_are_the_prompt_s(
+    babbler: Model, prompts: wb.PromptSet, positions: Positions
+) -> None:
+    plan = replace(GATED.plan(babbler, prompts), positions=positions)
+    replies = [[7 + i, 8, 9] for i in range(len(prompts))]
+    forced = torch.stack(wb.teacher_forced_logits(babbler, prompts, replies, plan))
+    unsteered = torch.stack(wb.teacher_forced_logits(babbler, prompts, replies))
+    expected = wb.generate(babbler, prompts, plan, max_new_tokens=3)
+
+    def logits(run: wb.SteeredRun, n_reply: int) -> torch.Tensor:
+        given = torch.tensor(replies)[:, :n_reply]
+        ids = torch.cat([run.batch.input_ids, given], dim=1)
+        mask = torch.cat([run.batch.attention_mask, torch.ones_like(given)], dim=1)
+        with torch.no_grad():
+            output = babbler(ids, attention_mask=mask)
+        return getattr(output, "logits", output)[:, -1]
+
+    with wb.steered(babbler, plan, prompts) as run:
+        for step in range(3):
+            assert torch.allclose(logits(run, step), forced[:, step], atol=1e-4)
+        assert not torch.allclose(forced[:, 2], unsteered[:, 2], atol=1e-2)
+        width = run.batch.input_ids.shape[1]
+        message = (
+            f"got a pass over 1 positions, the prompts have {width}: .* needs passes over the whole text"
+        )
+        with pytest.raises(ValueError, match=message):
+            babbler(torch.tensor(replies)[:, :1])
+        assert run.generate(max_new_tokens=3) == expected
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "neox", "gpt2"])

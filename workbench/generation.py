@@ -178,15 +178,17 @@ class SteeredRun:
 def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[SteeredRun]:
     """The model under a plan, by hand: reads the gate for `prompts`, then shifts every pass over them inside the block.
 
-    A pass over another number of rows is refused. So is a plan that shifts the prompt or the reply only, since a hook
-    cannot tell them apart: use `generate`.
+    A pass over another number of rows is refused. So is one that goes on from a cache, under a plan that shifts the
+    prompt or the reply only: there the first positions of every pass are taken for the prompt's.
     """
     prompts = as_prompt_set(prompts)
     reading = plan.read(model, prompts)
     shift = compile_shift(plan, reading.open)
     batch = encode(tokenizer_of(model), prompts, context_length=context_length(model)).to(device_of(model))
     run = SteeredRun(model, plan, prompts, reading, shift, batch)
-    adders = {layer: run._unless_paused(add) for layer, add in shift.everywhere().items()}
+    adders = {
+        layer: run._unless_paused(add) for layer, add in shift.by_width(batch.input_ids.shape[1]).items()
+    }
     with residual_hooks(model, shift.site, adders):
         yield run
 

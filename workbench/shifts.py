@@ -10,6 +10,7 @@ do not, nobody notices.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -82,6 +83,29 @@ class Shift:
                 'steer with generate(...), or give the plan positions="all"'
             )
         return self.adders(self.on_prompt[:, None])
+
+    def by_width(self, width: int) -> dict[int, Adder]:
+        """`adders` for passes by hand over whole texts, whose first `width` positions are the prompt, padding and all.
+
+        Where prompt and reply are shifted alike, any pass will do. Otherwise one of fewer positions goes on
+        from a cache and cannot tell where it stands: `ValueError`.
+        """
+        if (self.on_prompt == self.on_reply)[self.any_open].all():
+            return self.everywhere()
+
+        def add_at(layer: int, residual: Tensor) -> Tensor:
+            longer = residual.shape[1] - width
+            if longer < 0:
+                raise ValueError(
+                    f"got a pass over {residual.shape[1]} positions, the prompts have {width}: a plan that shifts the "
+                    "prompt or the reply only needs passes over the whole text; generate(...) keeps count by itself"
+                )
+            prompt, reply = self.on_prompt[:, None], self.on_reply[:, None]
+            shifted = torch.cat([prompt.expand(-1, width), reply.expand(-1, longer)], dim=1)
+            adders = self.at(layer).adders(shifted)
+            return adders[layer](residual) if adders else residual
+
+        return {layer: partial(add_at, layer) for layer in self.layers}
 
 
 def _adder(shift: Float[Tensor, "row pos_or_1 d_model"]) -> Adder:
