@@ -156,6 +156,17 @@ def organisms(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
     return root
 
 
+def test_embedded_models_load_without_a_word(
+    organisms: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+):
+    for name in ("aligned", "chat"):
+        load_model(f"organism:{name}", backend="plain")
+    assert capfd.readouterr().err == ""
+    assert not [str(found.message) for found in recwarn]
+    load_model(organisms / "aligned", backend="plain")  # a folder may be large: there the bar is back
+    assert "Loading weights" in capfd.readouterr().err
+
+
 def test_embedded_models_load_by_name(organisms: Path):
     for backend in ("hooked", "bridge", "plain"):
         assert model_name(load_model("organism:aligned", backend=backend)) == "organism:aligned"

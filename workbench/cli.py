@@ -52,6 +52,7 @@ organisms = typer.Typer(
 app.add_typer(organisms, name="organisms")
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
+Positions: TypeAlias = Literal["all", "prompt", "reply"]
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)
 ]
@@ -155,11 +156,15 @@ def ask(
     aligned: Aligned = "organism:aligned",
     alpha: Annotated[
         float, typer.Option(help="Strength, in units of --scale. 0 leaves the model as it is.")
-    ] = 0.15,
+    ] = 0.2,
     scale: Annotated[
         Scale,
         typer.Option(help="What alpha counts: raw (the paper's), residual (shares of its norm), or gap."),
     ] = "residual",
+    positions: Annotated[
+        Positions,
+        typer.Option(help="Which tokens are shifted; the paper's are all, which garbles models this small."),
+    ] = "prompt",
     min_auroc: MinAuroc = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="The longest reply.")] = 64,
 ) -> None:
@@ -176,7 +181,7 @@ def ask(
             "workbench shows on its embedded models only: --target organism:NAME"
         )
     model = load_model(target, backend="plain")
-    plan, shared = _plan(model, load_model(aligned, backend="plain"), alpha, scale, min_auroc)
+    plan, shared = _plan(model, load_model(aligned, backend="plain"), alpha, scale, positions, min_auroc)
     before = generate(model, prompts, max_new_tokens=max_new_tokens)
     after = generate(model, prompts, plan, max_new_tokens=max_new_tokens)
     Console().print(f"[dim]{shared}[/dim]", highlight=False, soft_wrap=True)
@@ -265,7 +270,7 @@ def _profile(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activation
 
 
 def _plan(
-    target: "Model", aligned: "Model", alpha: float, scale: Scale, min_auroc: float
+    target: "Model", aligned: "Model", alpha: float, scale: Scale, positions: Positions, min_auroc: float
 ) -> "tuple[SteeringPlan, str]":
     """The plan, and how far the two models share a direction over its layers."""
     from workbench.gates import ThresholdGate
@@ -276,7 +281,7 @@ def _plan(
     (ours, srv, train), (theirs, ssv, _) = _profile(target), _profile(aligned)
     gate = ThresholdGate.fit(srv, train)
     chosen = select_layers(ours, theirs, min_auroc=min_auroc)
-    plan = SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale)
+    plan = SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale, positions=positions)
     return plan, cosine_sentence(srv, ssv, chosen)
 
 

@@ -12,6 +12,8 @@ import copy
 import json
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +23,7 @@ from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from workbench.shipped import shipped_path
 
@@ -57,7 +60,8 @@ def load_model(
     if backend not in ("hooked", "bridge", "plain"):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
     if isinstance(x, str | Path):
-        hf = _read_checkpoint(x, dtype or torch.float32)
+        with _no_bars() if str(x).startswith("organism:") else nullcontext():
+            hf = _read_checkpoint(x, dtype or torch.float32)
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         tokenizer = tokenizer or load_tokenizer(x)
     elif dtype is not None or device is not None:
@@ -168,12 +172,26 @@ def _read_weights(source: Path | str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Without transformers' progress bars: an embedded model is there before one could be read."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _merge(base: PreTrainedModel, delta: Path | str) -> PreTrainedModel:
     from peft import PeftModel  # here, because few checkpoints need it
 
     if not (Path(delta) / "adapter_model.safetensors").is_file():
         raise OSError("adapter_model.safetensors is missing")  # peft would look for a pickle next
-    return PeftModel.from_pretrained(base, str(delta)).merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
+        return PeftModel.from_pretrained(base, str(delta)).merge_and_unload()
 
 
 def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
