@@ -1,8 +1,9 @@
 """A target's own vector against the aligned model's, by how much refusing their base has learned.
 
 For every share of harmful requests that the base refuses in training, and every seed: train base, aligned model and one
-target; choose settings on validation, with the same search for every control; answer a sample of the test lists (200
-harmful, 200 jailbroken, 60 harmless) under each vector, at the setting of ours (equal alpha) and at its own best.
+target; choose settings on a sample of validation, with the same search for every control; answer a sample of the test
+lists (200 harmful, 200 jailbroken, 60 harmless) under each vector, at the setting of ours (equal alpha) and at its own
+best. The lists are the shipped ones at every share.
 
     minus ours = rate of a control − rate of InferAligner, paired by prompt
 
@@ -28,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from workbench.demo import TARGETS
-from workbench.demo.target import FULL_SEARCH, MAX_NEW_TOKENS, prompts_for, stratified
+from workbench.demo.target import MAX_NEW_TOKENS, QUICK_SEARCH, prompts_for, stratified
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, conditions, control_plans
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate
@@ -62,7 +63,7 @@ Row = dict[str, Any]
 
 def measure_run(
     models: Mapping[str, Model], pairs: ContrastSet, other_concept: PromptSet, *,
-    search: Mapping[str, int] = FULL_SEARCH, test: Mapping[str, int] = TEST, max_new_tokens: int = MAX_NEW_TOKENS,
+    search: Mapping[str, int] = QUICK_SEARCH, test: Mapping[str, int] = TEST, max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> pd.DataFrame:  # fmt: skip
     """Choose on `pairs.val` for `models["target"]`, measure on `pairs.test`: a row per condition, setting and metric.
 
