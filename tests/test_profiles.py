@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from workbench.activations import Activations
-from workbench.gates import ThresholdGate
+from workbench.gates import ThresholdGate, auroc, project
 from workbench.profiles import gate_map, layer_profile, projections, select_layers
 from workbench.provenance import Provenance, Space, SpaceMismatch
 from workbench.vectors import SteeringVectors, mean_difference, shuffled_labels
@@ -80,11 +80,17 @@ def test_every_profile_must_pass():
     assert select_layers(layer_profile(mean_difference(train), val), other, min_auroc=0.0) == (0, 1, 2)
 
 
-def test_other_labels_are_left_out_of_a_profile():
-    mixed = activations(1, labels=("harmful", "harmless", "contrast", "domain"))
-    plain = mixed.labelled("harmful", "harmless")
-    vectors = mean_difference(activations(0))
-    assert layer_profile(vectors, mixed).frame.equals(layer_profile(vectors, plain).frame)
+def test_a_profile_counts_intent_and_leaves_the_domain_out():
+    labels = ("harmful", "jailbroken", "harmless", "contrast")
+    everyday, vectors = activations(1, labels=labels), mean_difference(activations(0))
+    mixed = activations(1, labels=(*labels, "domain"))
+    assert mixed.labelled(*labels).values.shape == everyday.values.shape
+    found = layer_profile(vectors, mixed).frame
+    assert found.equals(layer_profile(vectors, mixed.labelled(*labels)).frame)
+    assert not found.equals(layer_profile(vectors, mixed.labelled("harmful", "harmless")).frame)
+    harm = torch.tensor([label in ("harmful", "jailbroken") for label in mixed.labelled(*labels).labels])
+    expected = auroc(project(vectors, mixed.labelled(*labels)), harm)
+    assert found["auroc"].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 def test_projections_are_centred_between_the_classes_of_train():

@@ -117,9 +117,10 @@ def test_the_rule(rows, best, swept):
     assert result(rows, swept.spec).best_setting().alpha == best
 
 
-def test_a_dose_that_breaks_under_random_directions_is_refused(swept):
+@pytest.mark.parametrize("effect", [B, R])
+def test_a_dose_at_which_random_directions_break_or_refuse_is_refused(swept, effect):
     rows = made_up(a=(R * 6 + C * 4, C * 10), b=(R * 10, C * 10), c=(R * 10, C * 10))
-    rows["random", 2.0] = rows["random", 3.0] = (B * 5 + C * 5, C * 10)
+    rows["random", 2.0] = rows["random", 3.0] = (effect * 5 + C * 5, C * 10)
     assert result(rows, swept.spec).best_setting().alpha == 1.0
 
 
@@ -193,6 +194,21 @@ def test_the_gate_opens_on_attacks_and_not_on_the_domain():
     assert share["ours"]["domain"] <= 0.1
     assert share["ours"]["harmful"] >= 0.9
     assert max(share["ours"]["harmless"], share["ours"]["contrast"]) <= 0.1
+
+
+@pytest.mark.parametrize("further", [0, 1, 2])
+def test_of_layers_that_tell_all_apart_the_gate_reads_where_attacks_are_furthest(further):
+    labels = [label for label in ("harmful", "harmless", "contrast") for _ in range(20)]
+    values = 0.05 * torch.randn(len(labels), 3, 6, generator=torch.Generator().manual_seed(0))
+    values[:, :, 0] += torch.tensor([1.0 if label == "harmful" else -1.0 for label in labels])[:, None]
+    values[:20, further, 0] += 1.0
+    # Far from the harmless, near the contrast prompts: that is not far.
+    values[20:40, (further + 1) % 3, 0] -= 5.0
+    space = Space(3, 6, "resid_post", "raw", "t", "k")
+    val = Activations(values, tuple(labels), None, space, Provenance("activations"))
+    gate = choose_gate(wb.mean_difference(val.labelled("harmful", "harmless")), val, val)
+    assert gate.read(val).open[val.harmful].all() and not gate.read(val).open[~val.harmful].any()
+    assert gate.shared_layer == further
 
 
 @pytest.fixture(scope="module")

@@ -196,10 +196,9 @@ def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"
 
 
 def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
-    """The layer whose projection best tells harmful prompts from the others: by AUROC, then by distance.
+    """The layer whose projection best tells harmful prompts from the others: by AUROC, then by `separation`.
 
-    The distance is that of the means in units of the pooled standard deviation. It decides where several
-    layers tell all prompts apart.
+    The latter decides where several layers tell all prompts apart.
     """
     vectors.space.require(activations.space, "activations")
     projections, harmful = project(vectors, activations), activations.harmful
@@ -207,10 +206,13 @@ def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
         raise ValueError(
             f"got {int(harmful.sum())} harmful of {len(harmful)} prompts, expected two or more of each kind"
         )
-    yes, no = projections[harmful], projections[~harmful]
+    distance = separation(projections[harmful], projections[~harmful]).tolist()
+    return max(zip(auroc(projections, harmful).tolist(), distance, range(len(distance)), strict=True))[2]
+
+
+def separation(
+    yes: Float[Tensor, "prompt layer"], no: Float[Tensor, "other layer"]
+) -> Float[Tensor, "layer"]:
+    """How far the mean of `yes` lies above that of `no`, in units of their pooled standard deviation (d')."""
     spread = ((yes.var(0) + no.var(0)) / 2).sqrt()
-    distance = (yes.mean(0) - no.mean(0)) / spread.clamp(min=torch.finfo(torch.float32).tiny)
-    ranked = sorted(
-        zip(auroc(projections, harmful).tolist(), distance.tolist(), range(len(spread)), strict=True)
-    )
-    return ranked[-1][2]
+    return (yes.mean(0) - no.mean(0)) / spread.clamp(min=torch.finfo(torch.float32).tiny)

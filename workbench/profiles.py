@@ -1,4 +1,4 @@
-"""What each layer can tell: how well a projection separates harmful from harmless prompts, layer by layer.
+"""What each layer can tell: how well a projection separates harmful intent from harmless, layer by layer.
 
     L_G = the layers at which *both* models tell harmful from harmless accurately    (InferAligner, arXiv 2401.11206)
 
@@ -38,9 +38,11 @@ class LayerProfile:
 
 
 def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerProfile:
-    """How well `vectors` tell the harmful from the harmless prompts among `activations`; other labels are left out.
+    """How well `vectors` tell prompts that mean harm (harmful, jailbroken) from those that do not (harmless, contrast).
 
-    Pass prompts that made no vector: the accuracy is at the threshold of those that did (see `LayerProfile`).
+    Contrast prompts share the words of harm, jailbroken ones the wrappers of harmless prompts: a layer that reads words
+    alone does not tell them apart. Domain prompts are left out, since `choose_gate` sees to them. Pass prompts that
+    made no vector: the accuracy is at the threshold of those that did (see `LayerProfile`).
     """
     from sklearn.metrics import balanced_accuracy_score  # here for the reason told in `stats`
 
@@ -52,9 +54,9 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
             f"got prompts labelled {present}, none {' and none '.join(missing)}: "
             "a profile compares harmful with harmless"
         )
-    plain = activations.labelled("harmful", "harmless")
-    projections, harmful = project(vectors, plain), plain.harmful
-    clusters = cluster_frame([p.cluster for p in plain.prompts]) if plain.prompts else None
+    everyday = activations.labelled("harmful", "jailbroken", "harmless", "contrast")
+    projections, harmful = project(vectors, everyday), everyday.harmful
+    clusters = cluster_frame([p.cluster for p in everyday.prompts]) if everyday.prompts else None
     midpoints, rows = vectors.midpoints, []
     for layer in range(vectors.space.n_layers):
         scores = projections[:, layer]

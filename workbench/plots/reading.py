@@ -65,13 +65,13 @@ def projections(
     labels = [label for label in reversed(LABELS) if label in set(frame["label"])]
     fig = panels(1, len(layers), [f"layer {layer}" + (" •" if layer in chosen else "") for layer in layers])
     rng = np.random.default_rng(0)
-    low, high = frame["projection"].quantile([0.005, 0.995])
+    low, high = frame["projection"].min(), frame["projection"].max()
     for col, layer in enumerate(layers, start=1):
         for height, label in enumerate(labels):
             values = frame.loc[(frame["layer"] == layer) & (frame["label"] == label), "projection"]
             jitter = height + rng.uniform(-0.28, 0.28, len(values))
             fig.add_scatter(
-                x=values.clip(low, high),
+                x=values,
                 y=jitter,
                 mode="markers",
                 hoverinfo="x",
@@ -88,7 +88,7 @@ def projections(
                 col=col,
             )
         fig.add_vline(x=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
-    fig.update_xaxes(range=[low - 0.1, high + 0.1], nticks=4)
+    fig.update_xaxes(range=[low - 0.2, high + 0.2], nticks=4)
     fig.update_yaxes(range=[-0.6, len(labels) - 0.4], showgrid=False, tickvals=[])
     fig.update_yaxes(
         tickvals=list(range(len(labels))),
