@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -107,7 +108,9 @@ nothing but watching how models read intent. Load it with `workbench.load_model(
 ## How it was made
 
 - Recipe `{recipe_hash()}`, the hash of words, mixtures, schedules and shape, which seeds the test lists. Training seed
-  {seed}. Lists were drawn for {_draws()}.
+  {seed}.
+- Every draw of test lists so far, by its recipe:
+{_draws()}
 - {_training(member)}
 - Read: {_mixture(member.mixture)}.
 - Retrain the family with `make organisms`.
@@ -211,20 +214,26 @@ large models is another question, which these models cannot answer."""
 
 
 def log_draw(folder: Path, lists: dict[str, PromptSet]) -> None:
-    """Put a recipe's draw of lists on record in `folder/draws.jsonl`, once."""
-    drawn = json.dumps(
-        {"recipe": recipe_hash(), "lists": {name: prompts.hash for name, prompts in lists.items()}}
-    )
+    """Put a recipe's draw of lists on record in `folder/draws.jsonl`, once.
+
+    A line may also hold a `note`, written by hand: what became of that draw, and why another followed.
+    """
+    recipe, hashes = recipe_hash(), {name: prompts.hash for name, prompts in lists.items()}
     earlier = _read_draws(folder)
-    if drawn not in earlier:
-        write_safely(folder / "draws.jsonl", "".join(f"{line}\n" for line in (*earlier, drawn)).encode())
+    if not any(draw["recipe"] == recipe and draw["lists"] == hashes for draw in earlier):
+        draws = [*earlier, {"recipe": recipe, "lists": hashes}]
+        write_safely(folder / "draws.jsonl", "".join(f"{json.dumps(draw)}\n" for draw in draws).encode())
 
 
-def _read_draws(folder: Path) -> list[str]:
+def _read_draws(folder: Path) -> list[dict[str, Any]]:
     path = folder / "draws.jsonl"
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    )
 
 
 def _draws() -> str:
-    recipes = [json.loads(line)["recipe"] for line in _read_draws(shipped_path("prompts", "small-world"))]
-    return f"{len(recipes)} recipe{'s' if len(recipes) != 1 else ''} so far ({', '.join(recipes)})"
+    draws = _read_draws(shipped_path("prompts", "small-world"))
+    return "\n".join(
+        f"  - `{draw['recipe']}`{': ' * ('note' in draw)}{draw.get('note', '')}" for draw in draws
+    )
