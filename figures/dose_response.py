@@ -39,6 +39,7 @@ from workbench.export import save_figure
 from workbench.loading import Model, load_model
 from workbench.organisms.family import REFUSED_SHARE, family, recipe_hash, train_family
 from workbench.plots import DOSE_LINES, DOSE_SETTINGS, NOT_CHOSEN, dose_response
+from workbench.profiles import NoLayers
 from workbench.prompts import ContrastSet, PromptSet
 from workbench.provenance import write_safely
 from workbench.shipped import shipped_path
@@ -77,9 +78,7 @@ def measure_run(
     tried = stratified(pairs.val, search)
     try:
         made = choose(target, aligned, pairs, other_concept, search_on=tried, max_new_tokens=n)
-    except (
-        ValueError
-    ) as error:  # a finding: at this share there may be no layer where both models read intent
+    except NoLayers as error:  # a finding; any other error is one
         rows += rates(answer(target, sample, [Arm("none")], judge=judge, max_new_tokens=n))
         return pd.DataFrame([*rows, {"condition": NOT_CHOSEN, "note": str(error)}])
     controls = control_plans(made.ours, made.evidence.controls)

@@ -106,6 +106,21 @@ def test_where_nothing_can_be_chosen_that_is_the_finding(measured, dose):
     assert said == "In none of 1 runs could a setting be chosen"
 
 
+def test_only_a_lack_of_layers_is_a_finding(dose, plain, monkeypatch):
+    """A fault of the run, such as a prompt beyond the context, must not be published as one of the models."""
+    pairs = wb.ContrastSet(
+        "small", extraction(), labelled_prompts(), wb.PromptSet.from_texts("t", ["x"], "harmful")
+    )
+    models, asked = dict.fromkeys(("target", "aligned", "base"), plain), {"search": FEW, "test": FEW}
+
+    def too_long(*given, **asked):
+        raise ValueError("prompt 3 has 70 tokens")
+
+    monkeypatch.setattr(dose, "choose", too_long)
+    with pytest.raises(ValueError, match="prompt 3 has 70 tokens"):
+        dose.measure_run(models, pairs, other_concept(), max_new_tokens=2, **asked)
+
+
 def test_the_finding_tells_the_gaps_of_the_frame(dose):
     gaps = {(0.5, 0): (0.01, -0.02, 0.04), (0.0, 0): (0.6, 0.5, 0.7), (0.0, 1): (0.4, 0.3, 0.5)}
     said = dose.finding(result(gaps))

@@ -22,6 +22,10 @@ from workbench.stats import auroc, cluster_frame
 from workbench.vectors import SteeringVectors
 
 
+class NoLayers(ValueError):
+    """No layer reads intent well enough in every model: a finding about them, unlike other wrong values."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerProfile:
     """One row per layer in `frame`.
@@ -86,7 +90,7 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
 def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int, ...]:
     """The layers at which every profile reaches `min_auroc`, the paper's L_G.
 
-    Raises `ValueError`, naming the best layer, where there is none.
+    Raises `NoLayers`, naming the best layer, where there is none.
     """
     if not profiles:
         raise ValueError(
@@ -99,7 +103,7 @@ def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int
     )
     chosen = tuple(int(layer) for layer in weakest.index[weakest >= min_auroc])
     if not chosen:
-        raise ValueError(
+        raise NoLayers(
             f"no layer reaches AUROC {min_auroc:g} in all {len(profiles)} profiles, the best is layer "
             f"{weakest.idxmax()} with {weakest.max():.3f}: lower min_auroc, or extract from more prompts"
         )
