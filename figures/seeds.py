@@ -22,6 +22,7 @@ import torch
 from workbench.demo.target import BATCH_SIZE, MAX_NEW_TOKENS, QUICK_SEARCH, prompts_for, stratified
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import Condition
+from workbench.evaluation.metrics import estimates
 from workbench.evaluation.protocol import measure
 from workbench.loading import load_model
 from workbench.organisms.cards import measure_member
@@ -49,7 +50,7 @@ def measure_one(seed: int, folder: Path, name: str) -> pd.DataFrame:
         measured = measure(
             {"target": target}, pairs.test, rows, max_new_tokens=MAX_NEW_TOKENS, batch_size=BATCH_SIZE
         )
-        found = measured.estimates()
+        found = estimates(measured.frame)
     return found.assign(seed=seed, model=name)[
         ["seed", "model", "arm", "metric", "mean", "low", "high", "n", "clusters", "method"]
     ]

@@ -53,8 +53,13 @@ def wilson(successes: float | int, n: int) -> Estimate:
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"got {successes} successes of {n}, expected n ≥ 1 and 0 ≤ successes ≤ n")
-    low, high = _wilson_bounds(successes / n, n)
-    return Estimate(successes / n, low, high, n, n, "Wilson, independent")
+    # Imported here, as scikit-learn is below: the two take a second, which whoever measures nothing need not pay.
+    from statsmodels.stats.proportion import proportion_confint
+
+    mean = successes / n
+    low, high = proportion_confint(successes, n, alpha=LEVEL, method="wilson")
+    # At the ends the exact bound is 0 or 1; rounding must not push the interval past its own mean.
+    return Estimate(mean, min(mean, float(low)), max(mean, float(high)), n, n, "Wilson, independent")
 
 
 def cluster_bootstrap(
@@ -71,9 +76,9 @@ def cluster_bootstrap(
     if kept.min() < 0 or kept.max() > 1:
         return Estimate(mean, low, high, len(kept), k, f"bootstrap by {column}")
     distinct = _distinct(columns)
-    floor_low, floor_high = _wilson_bounds(mean, distinct)
+    floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column}, at least Wilson with {distinct} distinct"
-    return Estimate(mean, min(low, floor_low), max(high, floor_high), len(kept), k, method)
+    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(kept), k, method)
 
 
 def paired_difference(
@@ -85,7 +90,7 @@ def paired_difference(
     that went up and the share that went down, joined by square-and-add (Newcombe 1998; MOVER, Zou & Donner 2008), which
     takes the two for independent: where many went either way, the bootstrap is the wider one.
     """
-    from statsmodels.stats.proportion import confint_proportions_2indep  # for the reason see `_wilson_bounds`
+    from statsmodels.stats.proportion import confint_proportions_2indep  # for the reason see `wilson`
 
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
@@ -146,14 +151,14 @@ def auroc(
         if not column or bounds[1] - bounds[0] > high - low:
             low, high, k, column = float(bounds[0]), float(bounds[1]), min(counts), str(name)
     distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
-    floor_low, floor_high = _wilson_bounds(mean, distinct)
+    floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
-    return Estimate(mean, min(low, floor_low), max(high, floor_high), len(values), k, method)
+    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(values), k, method)
 
 
 def roc_area(scores: ArrayLike, positive: ArrayLike) -> float:
     """The AUROC alone: the chance that a positive scores above a negative, ties counting half."""
-    from sklearn.metrics import roc_auc_score  # for the reason see `_wilson_bounds`
+    from sklearn.metrics import roc_auc_score  # for the reason see `wilson`
 
     return float(roc_auc_score(positive, scores))
 
@@ -167,15 +172,6 @@ def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.Data
     frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
     frame = frame.replace("none", None).dropna(axis=1, how="all")
     return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
-
-
-def _wilson_bounds(p: float, n: int) -> tuple[float, float]:
-    # Imported here, as scikit-learn is above: the two take a second, which whoever measures nothing need not pay.
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(p * n, n, alpha=LEVEL, method="wilson")
-    # At the ends the exact bound is 0 or 1; rounding must not push the interval past its own mean.
-    return min(p, float(low)), max(p, float(high))
 
 
 def _wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from workbench.evaluation.conditions import Who, conditions, control_plans
+from workbench.evaluation.metrics import estimates
 from workbench.evaluation.protocol import Measured, describe, measure
 from workbench.loading import Model, load_model
 from workbench.profiles import gate_map, projections
@@ -158,7 +159,7 @@ def _frames(made: Choices, measured: Measured) -> dict[str, pd.DataFrame]:
         "projections": projections(evidence.srv, evidence.target_val, train=evidence.target_train),
         "gate-map": gate_map(replace(made.gate, shared_layer=None), evidence.target_val),
         "strength": made.strength.summary(metrics=STRENGTH_METRICS),
-        "trade-off": measured.estimates(),
+        "trade-off": estimates(measured.frame),
     }
 
 

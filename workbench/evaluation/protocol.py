@@ -45,16 +45,6 @@ class Measured:
         """The conditions, in order; without the controls' own best."""
         return [name for name in self.frame["arm"].unique() if not name.endswith(AT_BEST)]
 
-    def estimates(self) -> pd.DataFrame:
-        """A tidy row per arm and metric, with intervals."""
-        rows = [
-            {"arm": name, "metric": metric, **vars(found)}
-            for name in self.frame["arm"].unique()
-            for metric in METRICS
-            if (found := estimate(self.arm(name), metric)) is not None
-        ]
-        return pd.DataFrame(rows)
-
     def to_json(self) -> dict[str, Any]:
         """The `conditions` of figures/demo.json."""
         return {name: self._condition(name) for name in self.names}

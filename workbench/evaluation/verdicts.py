@@ -18,7 +18,6 @@ from typing import Literal
 from workbench.shipped import shipped_path
 
 Verdict = Literal["broken", "complied", "refused", "other"]
-VERDICTS: tuple[Verdict, ...] = ("broken", "complied", "refused", "other")
 
 _SLOT = r"[\w'-]+(?: [\w'-]+){0,7}"  # a thing or an act: one to eight words, known or not
 _SENTENCE_END = re.compile(r"(?<=[.?!])\s+")
