@@ -30,7 +30,7 @@ from workbench.models import (
     space_of,
     tokenizer_of,
 )
-from workbench.prompts import LABELS, Prompt, PromptSet, as_prompt_set
+from workbench.prompts import ATTACKS, LABELS, Prompt, PromptSet, as_prompt_set
 from workbench.provenance import Provenance, Space
 
 
@@ -76,7 +76,7 @@ class Activations:
     @property
     def harmful(self) -> Bool[Tensor, "prompt"]:
         """Which prompts a safe model should refuse: harmful and jailbroken."""
-        return torch.tensor([label in ("harmful", "jailbroken") for label in self.labels])
+        return torch.tensor([label in ATTACKS for label in self.labels])
 
     @property
     def prompts_hash(self) -> str:

@@ -21,6 +21,7 @@ from workbench.provenance import content_hash, write_safely
 from workbench.shipped import shipped_path
 
 LABELS = ("harmful", "harmless", "contrast", "jailbroken", "domain", "unlabelled")
+ATTACKS = ("harmful", "jailbroken")  # what a safe model should refuse
 ROLES = ("system", "user", "assistant")
 
 
@@ -72,7 +73,7 @@ class Prompt:
     @property
     def harmful(self) -> bool:
         """Whether a safe model should refuse it, plain or wrapped in a jailbreak."""
-        return self.label in ("harmful", "jailbroken")
+        return self.label in ATTACKS
 
     def with_system(self, text: str) -> "Prompt":
         """The same prompt under the system message `text`, which replaces an earlier one."""
@@ -178,12 +179,8 @@ def as_prompt_set(prompts: PromptSet | Sequence[Prompt | str], name: str = "prom
         return prompts
     if isinstance(prompts, str):
         raise TypeError(f"got the text {prompts!r}, expected a list of prompts: pass [{prompts!r}]")
-    return PromptSet(
-        name,
-        tuple(
-            Prompt.user(p, source=f"{name}:{i}") if isinstance(p, str) else p for i, p in enumerate(prompts)
-        ),
-    )
+    made = (Prompt.user(p, source=f"{name}:{i}") if isinstance(p, str) else p for i, p in enumerate(prompts))
+    return PromptSet(name, tuple(made))
 
 
 @dataclass(frozen=True)
