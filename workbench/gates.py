@@ -40,11 +40,6 @@ class GateReading:
     def __len__(self) -> int:
         return self.open.shape[0]
 
-    @property
-    def any_open(self) -> Bool[Tensor, "row"]:
-        """Which rows have the gate open at any layer."""
-        return self.open.any(-1)
-
 
 @runtime_checkable
 class Gate(Protocol):
