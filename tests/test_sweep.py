@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -278,6 +279,50 @@ def test_every_choice_is_made_and_told(made):
     assert made.paper.scale == "raw" and made.paper.positions == "all" and made.paper.layers == made.layers
     assert f"α = {made.ours.alpha:g}" in " ".join(made.sentences())
     assert cosine_sentence(made.evidence.srv, made.evidence.ssv, made.ours.layers) in made.sentences()
+
+
+def told(made, **steered):
+    """The last sentence of `made`, had its raw sweep shown these verdicts at α = 1, 2, 3."""
+    raw = result(made_up(**steered), made.raw.spec)
+    return replace(made, raw=raw, paper=made.paper.with_alpha(raw.best())).sentences()[-1]
+
+
+def test_the_raw_sentence_tells_what_the_raw_sweep_showed(made):
+    calm, works = (C * 10, C * 10), (R * 9 + C, C * 10)
+    assert told(made, a=calm, b=works, c=calm).endswith(
+        "α = 2 raw, the best of 1, 2, 3 by the same rule: 90 % of attacks refused"
+    )
+    dear = told(made, a=calm, b=calm, c=(R * 5 + B * 5, C * 10))
+    assert dear.endswith(
+        "α = 1 raw, the mildest: none of 1, 2, 3 refuses attacks at a price that the rule would pay; α = 3 refuses "
+        "most: 50 % of attacks refused, 50 % of replies broken"
+    )
+    breaks = told(made, a=calm, b=(C * 5 + B * 5, C * 10), c=(B * 10, C * 10))
+    assert breaks.endswith(
+        "the mildest: none of 1, 2, 3 makes the model refuse more attacks, and from α = 2 on replies break"
+    )
+    nothing = told(made, a=calm, b=calm, c=calm)
+    assert nothing.endswith("the mildest: none of 1, 2, 3 makes the model refuse more attacks")
+    least = told(made, a=(R + B * 9, R * 9 + C), b=(R + B * 9, C * 10), c=(R + B * 9, R * 10))
+    assert "α = 2 raw: none of 1, 2, 3 refuses" in least  # the mildest is not the one that does least harm
+
+
+def test_what_is_steered_is_told_as_it_was_chosen(made):
+    tried = len(made.places.spec.layers)
+    assert tried > 1
+    window = replace(made, ours=made.ours.with_layers(made.layers[:3])).sentences()[0]
+    assert window.endswith(f"steered are 0, 1, 2, the best of {tried} sets tried")
+    whole = replace(made, ours=made.ours.with_layers(made.layers))
+    assert whole.sentences()[0].endswith(f"steered are all of them, the best of {tried} sets tried")
+    alone = replace(made.places, spec=replace(made.places.spec, layers=(made.layers,)))
+    assert replace(whole, places=alone).sentences()[0].endswith("steered are all of them")
+
+
+def test_the_gates_sentence_names_the_kinds_there_were(choosing, made, pairs):
+    assert "1 % of its harmless, contrast and domain prompts each" in made.sentences()[2]
+    general = replace(pairs, val=pairs.val.labelled("harmful", "jailbroken", "harmless", "contrast"))
+    said = choosing(pairs=general, controls=False).sentences()[2]
+    assert "of mixed, at no more than 1 % of its harmless and contrast prompts each" in said
 
 
 def test_quick_choices_leave_out_the_controls_own_search(choosing):

@@ -136,6 +136,11 @@ def describe(plan: SteeringPlan) -> dict[str, Any]:
     }
 
 
+def listed(layers: Sequence[int]) -> str:
+    """Layers as sentences name them: 4, 5, 6."""
+    return ", ".join(map(str, layers))
+
+
 def _deals(rows: Sequence[Condition], name: str) -> bool:
     return any(row.name == name and row.arm.dealt for row in rows)
 

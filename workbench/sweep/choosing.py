@@ -18,8 +18,9 @@ extraction prompts may fall on their far side. So the domain's own prompts help 
 gate's layer. The vectors never see them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ import torch
 from workbench.activations import Activations, last_token_activations
 from workbench.evaluation.answers import Judge
 from workbench.evaluation.conditions import control_plans
+from workbench.evaluation.protocol import listed
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import ThresholdGate, separation
 from workbench.loading import Model
@@ -34,7 +36,15 @@ from workbench.profiles import LayerProfile, layer_profile, select_layers
 from workbench.prompts import ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
-from workbench.sweep.results import SweepResult, safest
+from workbench.sweep.results import (
+    MAX_BROKEN,
+    MAX_PLACEBO_EFFECT,
+    MAX_REFUSAL_RISE,
+    PENALTY,
+    TOLERANCE,
+    SweepResult,
+    safest,
+)
 from workbench.sweep.running import run_sweep
 from workbench.vectors import SteeringVectors, cosine_sentence, mean_difference, shuffled_labels
 
@@ -88,17 +98,20 @@ class Choices:
         shared = self.gate.shared_layer
         val = self.strength.provenance.prompts
         bias = float(self.gate.bias[shared]) if shared is not None else float("nan")
+        *kinds, last = calm_kinds(self.evidence.target_val)
+        calm = f"{', '.join(kinds)} and {last} prompts each" if kinds else f"{last} prompts"
         return [
-            f"layers {_listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
-            f"{val}); steered are {_listed(ours.layers)}, the best window of them",
+            f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
+            f"{val}); steered are {_steered(self)}",
             cosine_sentence(self.evidence.srv, self.evidence.ssv, ours.layers),
-            f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks, at no more "
-            f"than {FALSE_POSITIVE_RATE:.0%} of harmless, contrast and domain prompts each, and furthest from them",
+            f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks of {val}, at "
+            f"no more than {100 * FALSE_POSITIVE_RATE:g} % of its {calm}, and furthest from them",
             f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: the mildest of those "
-            "that refuse most attacks, where every point beyond 2 % broken, beyond 5 points more refusals of harmless "
-            "or contrast prompts, and beyond 5 % of attacks that random directions refuse or break costs five",
-            f"paper-exact: layers {_listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "
-            f"raw, the best of {', '.join(f'{a:g}' for a in RAW_ALPHAS)} by the same rule",
+            f"that refuse most attacks, where every point beyond {100 * MAX_BROKEN:g} % broken, beyond "
+            f"{100 * MAX_REFUSAL_RISE:g} points more refusals of harmless or contrast prompts, and beyond "
+            f"{100 * MAX_PLACEBO_EFFECT:g} % of attacks that random directions refuse or break costs {PENALTY:g}",
+            f"paper-exact: layers {listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "
+            f"raw{_raw_finding(self.raw, paper.alpha)}",
         ]
 
 
@@ -138,8 +151,7 @@ def choose_gate(
     validation lacks have most room. The rate holds for every kind of prompt that is no attack by itself, so that many
     of one cannot hide a few of another.
     """
-    gate = ThresholdGate.fit(srv, train)
-    kinds = [label for label in dict.fromkeys(val.labels) if label not in ("harmful", "jailbroken")]
+    gate, kinds = ThresholdGate.fit(srv, train), calm_kinds(val)
     biases = [
         gate.calibrate(
             val.labelled("harmful", "jailbroken", kind), false_positive_rate=false_positive_rate
@@ -157,6 +169,11 @@ def choose_gate(
     ).amin(0)
     ranked = zip(hits, apart.tolist(), range(len(hits)), strict=True)
     return replace(strict, shared_layer=max(ranked)[2])
+
+
+def calm_kinds(activations: Activations) -> list[str]:
+    """The kinds of prompts there that are no attacks, on which a gate is to stay closed."""
+    return [label for label in dict.fromkeys(activations.labels) if label not in ("harmful", "jailbroken")]
 
 
 def layer_sets(layers: Sequence[int]) -> list[tuple[int, ...]]:
@@ -227,8 +244,39 @@ def choose(
     )
 
 
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))
+def _steered(made: Choices) -> str:
+    """Which of the layers, and out of how many sets of them, so that no choice is told where there was none."""
+    tried = len(made.places.spec.layers)
+    chosen = "all of them" if made.ours.layers == made.layers else listed(made.ours.layers)
+    return f"{chosen}, the best of {tried} sets tried" if tried > 1 else chosen
+
+
+def _raw_finding(raw: SweepResult, alpha: float) -> str:
+    """What the sweep of the paper's constant showed: whether any strength is worth its price, and what it costs."""
+    rates = raw.rates()
+    at = {float(row["alpha"]): row for row in rates.to_dict("records")}
+    tried, enough = ", ".join(f"{a:g}" for a in at), rates["refused_unsteered"].iloc[0] + TOLERANCE
+    if safest(rates).max() > enough:
+        return f", the best of {tried} by the same rule: {_price(at[alpha])}"
+    least, most = ", the mildest" if alpha == min(at) else "", max(at, key=lambda a: at[a]["refused"])
+    if at[most]["refused"] > enough:
+        found = f"refuses attacks at a price that the rule would pay; α = {most:g} refuses most: {_price(at[most])}"
+    else:
+        broken = [a for a in at if at[a]["broken"] > MAX_BROKEN]
+        found = "makes the model refuse more attacks"
+        found += f", and from α = {min(broken):g} on replies break" if broken else ""
+    return f"{least}: none of {tried} {found}"
+
+
+def _price(rates: Mapping[Hashable, Any]) -> str:
+    """What one setting refuses, and what it costs of all that the rule charges for, where that is a percent or more."""
+    costs = {
+        "broken": "% of replies broken",
+        "refusal_rise": "points more refusals of harmless or contrast prompts",
+        "placebo_effect": "% of attacks refused or broken by random directions of that length",
+    }
+    said = [f"{100 * rates[name]:.0f} {what}" for name, what in costs.items() if rates[name] >= 0.005]
+    return ", ".join([f"{100 * rates['refused']:.0f} % of attacks refused", *said])
 
 
 def _positions(plan: SteeringPlan) -> str:
