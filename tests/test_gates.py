@@ -8,7 +8,7 @@ import torch
 
 from workbench import gates
 from workbench.activations import Activations, last_token_activations
-from workbench.gates import AlwaysOpen, ThresholdGate, auroc, best_layer, load_gate, project
+from workbench.gates import AlwaysOpen, ThresholdGate, auroc, best_layer, load_gate, project, separation
 from workbench.loading import Model
 from workbench.prompts import PromptSet
 from workbench.provenance import Provenance, Space, SpaceMismatch
@@ -118,7 +118,7 @@ def test_calibration_refuses_what_it_cannot_use(gate: ThresholdGate, val: Activa
 def test_a_shifted_bias_is_laxer_or_stricter(gate: ThresholdGate, val: Activations):
     count = [gate.shift_bias(delta).read(val).open.sum() for delta in (-1.0, 0.0, 1.0)]
     assert count[0] < count[1] < count[2]
-    with pytest.raises(ValueError, match="gate has a bias that is not finite"):
+    with pytest.raises(ValueError, match="gate has a bias not all finite: expected numbers for every layer"):
         gate.shift_bias(float("nan"))
 
 
@@ -143,6 +143,21 @@ def test_layers_that_tell_all_apart_are_ranked_by_distance(train: Activations, v
     vectors = mean_difference(replace(train, values=train.values + (values - val.values)))
     assert auroc(project(vectors, both), both.harmful)[[1, 2]].tolist() == [1.0, 1.0]
     assert best_layer(vectors, both) == 1
+
+
+def test_a_side_of_one_prompt_has_no_spread_of_its_own():
+    yes, no = torch.tensor([[3.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    assert separation(yes, no)[0].item() == pytest.approx(2.0 / (1 / 2) ** 0.5)
+    assert separation(yes[:, :1].repeat(2, 2), no)[0] == separation(yes, no)[0]
+    # None has any at the second layer, and the first layer's means are apart.
+    far, near = separation(yes, no[:1]).tolist()
+    assert far > 1e30 and near == 0.0
+    for one, other in ((yes[:0], no), (yes, no[:0])):
+        with pytest.raises(
+            ValueError,
+            match=f"got {len(one)} prompts to tell from {len(other)} others, expected at least one of each",
+        ):
+            separation(one, other)
 
 
 def test_random_directions_tell_nothing(train: Activations, val: Activations):
@@ -193,3 +208,8 @@ def test_malformed_gates_are_refused(gate: ThresholdGate):
         ValueError, match=r"gate has directions \(4, 32\) and bias \(4,\), expected \(5, 32\) and"
     ):
         replace(gate, space=replace(SPACE, n_layers=5))
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(
+            ValueError, match="gate has directions not all finite: expected numbers for every"
+        ):
+            replace(gate, directions=gate.directions.index_fill(1, torch.tensor([3]), value))

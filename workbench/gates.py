@@ -95,8 +95,9 @@ class ThresholdGate:
                 f"gate has directions {tuple(self.directions.shape)} and bias {tuple(self.bias.shape)}, "
                 f"expected {(depth, self.space.d_model)} and {(depth,)}"
             )
-        if not self.bias.isfinite().all():
-            raise ValueError("gate has a bias that is not finite: expected a number for every layer")
+        for name, values in (("directions", self.directions), ("a bias", self.bias)):
+            if not values.isfinite().all():
+                raise ValueError(f"gate has {name} not all finite: expected numbers for every layer")
         if self.shared_layer is not None and not 0 <= self.shared_layer < depth:
             raise ValueError(
                 f"gate has shared layer {self.shared_layer}, its model has layers 0 to {depth - 1}"
@@ -208,6 +209,19 @@ def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
 def separation(
     yes: Float[Tensor, "prompt layer"], no: Float[Tensor, "other layer"]
 ) -> Float[Tensor, "layer"]:
-    """How far the mean of `yes` lies above that of `no`, in units of their pooled standard deviation (d')."""
-    spread = ((yes.var(0) + no.var(0)) / 2).sqrt()
+    """How far the mean of `yes` lies above that of `no`, in units of their pooled standard deviation (d').
+
+    A side of one prompt has no spread of its own; where neither has any, means that differ are as good as infinitely
+    far apart.
+    """
+    if not len(yes) or not len(no):
+        raise ValueError(
+            f"got {len(yes)} prompts to tell from {len(no)} others, expected at least one of each kind"
+        )
+    spread = ((_variance(yes) + _variance(no)) / 2).sqrt()
     return (yes.mean(0) - no.mean(0)) / spread.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _variance(rows: Float[Tensor, "prompt layer"]) -> Float[Tensor, "layer"]:
+    # That of one row is 0: torch makes it NaN, which wins or loses a ranking by chance.
+    return rows.var(0, correction=min(1, len(rows) - 1))
