@@ -1,6 +1,7 @@
 """The main job on a model that knows nothing: every part runs, and the titles tell this run's numbers."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,6 +15,7 @@ from workbench.demo.target import QUICK_TEST, run_models, stratified
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import TITLES, Condition, conditions
 from workbench.evaluation.metrics import METRICS
+from workbench.plots import TRADE_OFF
 
 KEYS = ("layers", "alpha", "scale", "gate_open", "conditions")
 
@@ -107,6 +109,23 @@ def test_titles_tell_this_runs_numbers(outcome):
     before = outcome.numbers["conditions"]["none"]["asr_not_refused"]
     assert f"fall from {100 * before:.0f} % to" in drawn.trade_off_finding([outcome])
     assert "random directions of that length leave" in drawn.strength_finding(outcome)
+
+
+def as_if(outcome, **broken):
+    """The outcome, had these shares of its conditions' replies to attacks been broken."""
+    conditions = outcome.numbers["conditions"]
+    conditions = {name: n | {"broken": broken.get(name, 0.0)} for name, n in conditions.items()}
+    return replace(outcome, numbers=outcome.numbers | {"conditions": conditions})
+
+
+def test_the_trade_off_tells_what_broke_where_it_matters(outcome):
+    calm = as_if(outcome, inferaligner=0.02, shuffled=0.1)
+    assert "broken" not in drawn.trade_off_finding([calm]) + drawn.broken_conditions([calm])
+    worse = as_if(outcome, inferaligner=0.3, shuffled=1.0)
+    assert drawn.trade_off_finding([calm, worse]).endswith("; 2–30 % of replies to attacks are broken")
+    assert drawn.broken_conditions([calm, worse]) == "; broken, hence no defence: shuffled labels (10–100 %)"
+    frame = drawn.trade_off_frame([outcome])
+    assert set(frame.loc[frame["condition"] == "shuffled", "kind"]) == set(TRADE_OFF)
 
 
 def test_an_html_page_comes_with_advice(outcome, tmp_path, monkeypatch):

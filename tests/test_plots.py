@@ -70,6 +70,19 @@ def test_every_figure_takes_its_finding_for_a_title_and_has_no_legend():
         assert fig.layout.template.layout.showlegend is False
 
 
+def test_what_a_condition_breaks_is_a_bar_behind_its_marks():
+    """A control that breaks every reply would otherwise look like a perfect defence."""
+    fig = plots.trade_off(TRADE.assign(mean=TRADE["kind"].eq("attacks broken") * 0.5))
+    (bar,) = [trace for trace in fig.data if trace.type == "bar"]
+    assert (list(bar.x), list(bar.y), bar.orientation) == ([0.5, 0.5], [1, 0], "h")
+    assert list(bar.error_x.array) == pytest.approx([0.1, 0.1])
+    marks = [trace for trace in fig.data if trace.type == "scatter" and trace.mode == "markers"]
+    assert [list(trace.x) for trace in marks] == [[0, 0]] * 4
+    assert all(abs(y - round(y)) < bar.width / 2 for trace in marks for y in trace.y)
+    assert "attacks broken" in fig.layout.annotations[-1].text
+    assert COLOURS["broken"] in fig.layout.annotations[-1].text
+
+
 def test_controls_are_grey_and_dashed_and_carry_no_band():
     fig = plots.strength_curves(RATES)
     lines = {trace.line.color: trace for trace in fig.data if trace.mode and trace.fill is None}

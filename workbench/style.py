@@ -26,6 +26,7 @@ COLOURS: Mapping[str, str] = MappingProxyType(
         "unsteered": "#6E6E6E",
         "control": "#B8B8B8",
         "gate": "#CC79A7",
+        "broken": "#8A7A5C",
     }
 )
 INK, QUIET, GRID, SHADE = "#222222", "#6E6E6E", "#ECECEC", "#F1F5F3"

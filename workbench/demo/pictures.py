@@ -11,6 +11,7 @@ import pandas as pd
 from workbench import plots
 from workbench.demo.target import Outcome
 from workbench.evaluation.conditions import TITLES
+from workbench.evaluation.protocol import listed
 from workbench.export import save_figure
 
 METRIC_NAMES = {
@@ -20,9 +21,12 @@ METRIC_NAMES = {
     "broken": "broken",
 }
 TRADE_OFF_NAMES = {
-    **{metric: name for metric, name in METRIC_NAMES.items() if metric != "broken"},
+    **METRIC_NAMES,
     "utility": "domain accuracy",
+    "broken": plots.BROKEN,
 }
+# Shares of broken replies above which ours, and a control, are told as such: the first is the main job's target.
+MAX_BROKEN, TOLD_BROKEN = 0.02, 0.1
 
 
 def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> list[Path]:
@@ -47,14 +51,14 @@ def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> 
     frame = strength_frame(first)
     fig = plots.strength_curves(
         frame, chosen=first.numbers["alpha"], unit="α, in units of ‖v'‖", finding=strength_finding(first),
-        method=f"{first.name}, layers {_listed(layers)}, {first.numbers['positions']} positions, a sample of val; "
+        method=f"{first.name}, layers {listed(layers)}, {first.numbers['positions']} positions, a sample of val; "
         "equal α, equal length of shift; bands: 95 % intervals",
     )  # fmt: skip
     saved.append(save_figure(fig, frame, folder / "strength-curves.svg"))
     frame = trade_off_frame(outcomes)
     fig = plots.trade_off(
         frame, names=TITLES, finding=trade_off_finding(outcomes), method=f"shares of test prompts, {sample}; "
-        "bars: 95 % intervals; every control at the α, layers and gate of ours",
+        f"lines: 95 % intervals; every control at the α, layers and gate of ours{broken_conditions(outcomes)}",
     )  # fmt: skip
     saved.append(save_figure(fig, frame, folder / "trade-off.svg"))
     return saved
@@ -85,7 +89,7 @@ def trade_off_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 
 def profile_finding(outcome: Outcome) -> str:
     """At which layers both models read intent."""
-    layers = _listed(outcome.numbers["qualified_layers"])
+    layers = listed(outcome.numbers["qualified_layers"])
     return f"The {outcome.name} model and the aligned one both read intent at layers {layers}"
 
 
@@ -141,7 +145,20 @@ def trade_off_finding(outcomes: Sequence[Outcome]) -> str:
             if moved
             else "; domain accuracy stays as it is"
         )
+    if max(a["broken"] for a in after) > MAX_BROKEN:
+        said += f"; {_range(after, 'broken')} of replies to attacks are broken"
     return said
+
+
+def broken_conditions(outcomes: Sequence[Outcome]) -> str:
+    """Which conditions owe what they do not comply with to broken replies, for the subtitle."""
+    found = {}
+    for name, title in TITLES.items():
+        numbers = [o.numbers["conditions"][name] for o in outcomes if name in o.numbers["conditions"]]
+        if name != "inferaligner" and max((n["broken"] for n in numbers), default=0.0) > TOLD_BROKEN:
+            found[title] = _range(numbers, "broken")
+    said = ", ".join(f"{title} ({share})" for title, share in found.items())
+    return f"; broken, hence no defence: {said}" if said else ""
 
 
 def _range(numbers: Sequence[dict[str, float]], metric: str) -> str:
@@ -152,7 +169,3 @@ def _range(numbers: Sequence[dict[str, float]], metric: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))

@@ -6,21 +6,13 @@ says what is shown. Controls are drawn wherever something is steered.
 The trap: a figure drawn from averages alone hides its own uncertainty. Frames carry `low` and `high`; they are drawn.
 """
 
+from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CHOSEN, dose_response
 from workbench.plots.panels import LABELS
-from workbench.plots.rates import (
-    CURVES,
-    DOSE_LINES,
-    DOSE_METRICS,
-    DOSE_SETTINGS,
-    NOT_CHOSEN,
-    TRADE_OFF,
-    dose_response,
-    strength_curves,
-    trade_off,
-)
+from workbench.plots.rates import BROKEN, CURVES, TRADE_OFF, strength_curves, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
 
 __all__ = [
+    "BROKEN",
     "CURVES",
     "DOSE_LINES",
     "DOSE_METRICS",
