@@ -11,7 +11,7 @@ from workbench.activations import Activations, last_token_activations
 from workbench.gates import AlwaysOpen, ThresholdGate, auroc, best_layer, load_gate, project, separation
 from workbench.loading import Model
 from workbench.prompts import PromptSet
-from workbench.provenance import Provenance, Space, SpaceMismatch
+from workbench.provenance import Provenance, Space, SpaceMismatch, save_tensors
 from workbench.vectors import mean_difference, random_directions
 
 DEPTH, WIDTH, N = 4, 32, 50
@@ -201,6 +201,18 @@ def test_files_bring_everything_back(train: Activations, tmp_path: Path):
         back = load_gate(tmp_path / "g.safetensors")
         assert back.id == gate.id and back.shared_layer == layer and back.provenance == gate.provenance
         assert torch.equal(back.read(train).scores, gate.read(train).scores)
+
+
+@pytest.mark.parametrize("lacks", ["space", "provenance", "shared_layer", "bias"])
+def test_files_that_lack_what_save_writes_are_refused(gate: ThresholdGate, tmp_path: Path, lacks: str):
+    tensors = {"directions": gate.directions, "bias": gate.bias}
+    header = {"space": SPACE.to_json(), "provenance": gate.provenance.to_json(), "shared_layer": None}
+    kept = [{key: value for key, value in part.items() if key != lacks} for part in (tensors, header)]
+    save_tensors(tmp_path / "g.safetensors", "gate", *kept)
+    with pytest.raises(
+        ValueError, match=r"g\.safetensors was not written by the workbench: expected a file of its save"
+    ):
+        load_gate(tmp_path / "g.safetensors")
 
 
 def test_malformed_gates_are_refused(gate: ThresholdGate):

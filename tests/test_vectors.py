@@ -228,6 +228,31 @@ def test_files_from_before_the_centre_was_kept_load(activations: Activations, tm
     assert load_vectors(path).centre is None
 
 
+@pytest.mark.parametrize(
+    ("lacks", "header", "tensors"),
+    [
+        ("a space", {"space": None}, {}),
+        ("a depth", {"space": {"d_model": 64}}, {}),
+        ("a parent", {"provenance": {"kind": "vectors"}}, {}),
+        ("a known field", {"provenance": {"kind": "vectors", "parents": [], "mood": "good"}}, {}),
+        ("norms", {}, {"norms": None}),
+    ],
+)
+def test_files_that_lack_what_save_writes_are_refused(
+    activations: Activations, tmp_path: Path, lacks: str, header: dict[str, object], tensors: dict[str, None]
+):
+    """Intact, with the right hash: made by hand, or by something else."""
+    one, path = mean_difference(activations), tmp_path / "v.safetensors"
+    given = {"directions": one.directions, "norms": one.norms, "residual_norms": one.residual_norms} | tensors
+    head = {"space": SPACE.to_json(), "provenance": one.provenance.to_json()} | header
+    kept = [{key: value for key, value in part.items() if value is not None} for part in (given, head)]
+    save_tensors(path, "vectors", *kept)
+    with pytest.raises(
+        ValueError, match=r"v\.safetensors was not written by the workbench: expected a file of its save"
+    ):
+        load_vectors(path)
+
+
 def test_truncated_files_are_refused(activations: Activations, tmp_path: Path):
     path = tmp_path / "v.safetensors"
     mean_difference(activations).save(path)

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import Activations
-from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
+from workbench.provenance import Provenance, Space, content_hash, foreign, load_tensors, save_tensors
 from workbench.stats import roc_area
 from workbench.vectors import SteeringVectors
 
@@ -176,8 +176,13 @@ class ThresholdGate:
 def load_gate(path: str | Path) -> ThresholdGate:
     """The gate that `save` wrote. Nothing is unpickled."""
     tensors, header = load_tensors(path, "gate")
-    space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
-    return ThresholdGate(tensors["directions"], tensors["bias"], header["shared_layer"], space, provenance)
+    try:
+        space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
+        return ThresholdGate(
+            tensors["directions"], tensors["bias"], header["shared_layer"], space, provenance
+        )
+    except (KeyError, TypeError) as error:
+        raise foreign(path) from error
 
 
 def project(onto: SteeringVectors | ThresholdGate, activations: Activations) -> Float[Tensor, "prompt layer"]:

@@ -153,11 +153,17 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
             beside.unlink()
         if not isinstance(error, OSError):
             raise
-        raise OSError(
-            error.errno,
-            f"could not save {path} ({error.strerror or error}): nothing was changed; "
-            "make room or choose another folder, then save again",
-        ) from error
+        raise unsaved(path, error) from error
+
+
+def unsaved(path: str | Path, error: Exception) -> OSError:
+    """The error for a file or folder that could not be written: a full disk, no permission."""
+    errno, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    text = (
+        f"could not save {path} ({reason or error}): nothing was changed; "
+        "make room or choose another folder, then save again"
+    )
+    return OSError(text) if errno is None else OSError(errno, text)
 
 
 def save_tensors(
@@ -203,9 +209,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         if not isinstance(version, int) or not isinstance(kind, str):
             raise TypeError(f"format {version!r}, kind {kind!r}")
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} was not written by the workbench: expected a file of its save(...)"
-        ) from error
+        raise foreign(path) from error
     except (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise _damaged(path, str(error)) from error
     if version > FORMAT_VERSION:
@@ -214,6 +218,11 @@ def read_header(path: str | Path) -> dict[str, Any]:
             "update inferaligner-workbench"
         )
     return dict(head)
+
+
+def foreign(path: str | Path) -> ValueError:
+    """The error for a file, intact or not, that lacks what `save` writes."""
+    return ValueError(f"{path} was not written by the workbench: expected a file of its save(...)")
 
 
 def _file_hash(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

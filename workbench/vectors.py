@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from workbench.activations import Activations
-from workbench.provenance import Provenance, Space, content_hash, load_tensors, save_tensors
+from workbench.provenance import Provenance, Space, content_hash, foreign, load_tensors, save_tensors
 
 RESOLUTION = 1e-6
 """A difference shorter than this share of the residual norm is rounding, not a direction."""
@@ -135,15 +135,17 @@ class SteeringVectors:
 def load_vectors(path: str | Path) -> SteeringVectors:
     """The vectors that `save` wrote. Nothing is unpickled."""
     tensors, header = load_tensors(path, "vectors")
-    space, provenance = Space(**header["space"]), Provenance.from_json(header["provenance"])
-    return SteeringVectors(
-        tensors["directions"],
-        tensors["norms"],
-        tensors["residual_norms"],
-        space,
-        provenance,
-        tensors.get("centre"),
-    )
+    try:
+        return SteeringVectors(
+            tensors["directions"],
+            tensors["norms"],
+            tensors["residual_norms"],
+            Space(**header["space"]),
+            Provenance.from_json(header["provenance"]),
+            tensors.get("centre"),
+        )
+    except (KeyError, TypeError) as error:
+        raise foreign(path) from error
 
 
 def mean_difference(activations: Activations) -> SteeringVectors:
