@@ -4,6 +4,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -222,24 +223,39 @@ def test_a_delta_without_its_base_is_refused(organisms: Path):
 
 def test_where_no_family_is_there_the_remedy_is_to_train_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("workbench.loading.shipped_path", lambda *parts: tmp_path.joinpath("data", *parts))
-    with pytest.raises(
-        ValueError, match="no embedded model 'organism:law': train the family first, .* --out .*organisms"
-    ):
-        load_model("organism:law")
+    for name in ("law", ""):
+        with pytest.raises(
+            ValueError,
+            match=rf"no embedded model 'organism:{name}': train the family first, .* --out {tmp_path}/data/organisms$",
+        ):
+            load_model(f"organism:{name}")
 
 
 def test_unknown_embedded_models_list_the_known(organisms: Path):
-    with pytest.raises(ValueError, match="no embedded model 'organism:law': .* NAME one of aligned, chat"):
-        load_model("organism:law")
+    for name in ("law", "", ".", "../organisms/aligned"):
+        with pytest.raises(
+            ValueError, match=f"no embedded model 'organism:{name}': .* NAME one of aligned, chat$"
+        ):
+            load_model(f"organism:{name}")
 
 
 def test_missing_folders_and_ids_are_named(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere: expected one with config.json"):
         load_model(tmp_path / "nowhere")
+
+
+def test_offline_a_missing_id_is_told_at_once(monkeypatch: pytest.MonkeyPatch):
+    """`HF_HUB_OFFLINE=1`, as in all tests: no retry, no connection."""
+    monkeypatch.setattr(socket.socket, "connect", lambda *args: pytest.fail("a connection was opened"))
+    started = time.monotonic()
     with pytest.raises(
-        ValueError, match="could not load 'aligned': .* an embedded model is \"organism:NAME\""
+        ValueError,
+        match="could not load 'aligned': it is no folder here, and neither the hub nor its cache on this disk gave it "
+        r"whole \(.*\): check the id and the connection \(HF_HUB_OFFLINE=1 .* at once\); an embedded model is "
+        '"organism:NAME", a folder its path',
     ):
         load_model("aligned")
+    assert time.monotonic() - started < 2
 
 
 def test_unknown_backends_are_named(unchecked: None):

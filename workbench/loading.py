@@ -101,13 +101,14 @@ def load_tokenizer(x: str | Path) -> PreTrainedTokenizerBase:
 def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
     """The name to show for a checkpoint, free of local paths, and the folder or hub id to read it from."""
     if isinstance(x, str) and x.startswith("organism:"):
-        folder = shipped_path("organisms", x.removeprefix("organism:"))
-        shipped = {config.parent for config in folder.parent.glob("*/*config.json")}
+        root = shipped_path("organisms")
+        folder = root / x.removeprefix("organism:")
+        shipped = {config.parent for config in root.glob("*/*config.json")}
         if folder not in shipped:
             names = ", ".join(sorted(path.name for path in shipped))
             remedy = f"expected organism:NAME with NAME one of {names}"
             if not names:
-                remedy = f"train the family first, workbench organisms train --out {folder.parent}"
+                remedy = f"train the family first, workbench organisms train --out {root}"
             raise ValueError(f"no embedded model {x!r}: {remedy}")
         return x, folder
     folder = Path(x)
@@ -148,15 +149,14 @@ def _read_checkpoint(x: str | Path, dtype: torch.dtype) -> PreTrainedModel:
             _read_weights(source, dtype) if base is None else _merge(_read_checkpoint(base, dtype), source)
         )
     except _UNREADABLE as error:
-        remedy = (
-            "restore the folder from a copy"
-            if isinstance(source, Path)
-            else 'check the id and the connection; an embedded model is "organism:NAME", a folder its path'
-        )
-        raise ValueError(
-            f"could not load {name!r}: its checkpoint is damaged, truncated or not there "
-            f"({_brief(error)}): {remedy}"
-        ) from error
+        found, remedy = "its checkpoint is damaged, truncated or not there", "restore the folder from a copy"
+        if not isinstance(source, Path):
+            found = "it is no folder here, and neither the hub nor its cache on this disk gave it whole"
+            remedy = (
+                "check the id and the connection (HF_HUB_OFFLINE=1 asks the cache alone, and answers at once); an "
+                'embedded model is "organism:NAME", a folder its path'
+            )
+        raise ValueError(f"could not load {name!r}: {found} ({_brief(error)}): {remedy}") from error
     model.config.name_or_path = name
     return model
 
