@@ -280,3 +280,22 @@ def test_a_plan_of_another_space_is_refused(
     foreign = replace(plan.gate, space=replace(plan.gate.space, processing="fold_ln"))
     with pytest.raises(SpaceMismatch, match=r"processing='fold_ln'"):
         wb.generate(babblers["plain"], prompts, plan.with_gate(foreign), max_new_tokens=4)
+
+
+def test_a_model_without_a_chat_template_is_told_so(
+    plan: wb.SteeringPlan,
+    babbler: Model,
+    prompts: wb.PromptSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not that its template is another one."""
+    monkeypatch.setattr(babbler.tokenizer, "chat_template", None)
+    refused = pytest.raises(
+        ValueError, match=r"has no chat template, .*: set tokenizer\.chat_template, or pass"
+    )
+    with refused:
+        plan.read(babbler, prompts)
+    with refused:
+        wb.generate(babbler, prompts, plan, max_new_tokens=4)
+    with refused, wb.steered(babbler, plan, prompts):
+        pass

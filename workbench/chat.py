@@ -43,11 +43,7 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | Non
 
     `system` puts the prompt under that system message first.
     """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token "
-            "of the chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
-        )
+    require_template(tokenizer)
     if system is not None:
         prompt = prompt.with_system(system)
     messages = [{"role": role, "content": content} for role, content in prompt.messages]
@@ -59,6 +55,15 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | Non
             "give it roles that the template knows"
         ) from error
     return str(text)
+
+
+def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer without a chat template."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token "
+            "of the chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
+        )
 
 
 def tokenize(

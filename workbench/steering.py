@@ -23,9 +23,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import last_token_activations
+from workbench.chat import require_template
 from workbench.gates import Gate, GateReading, ThresholdGate
 from workbench.loading import Model
-from workbench.models import hook_name, space_of
+from workbench.models import hook_name, space_of, tokenizer_of
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Space, content_hash
 from workbench.shifts import Adder, Shift
@@ -217,6 +218,8 @@ def common_site(plans: Sequence[SteeringPlan | None]) -> str:
 
 def require_space(model: Model, plans: Sequence[SteeringPlan]) -> None:
     """Refuse plans whose vectors or gate live in another space than the model (`SpaceMismatch`)."""
+    if plans:
+        require_template(tokenizer_of(model))  # or it would pass for one that has another
     # Once per site, because hashing a large vocabulary takes a moment.
     here: dict[str, Space] = {}
     for plan in plans:
