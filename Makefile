@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## the main job in under three minutes; FULL=1 runs every test prompt
+demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL=1: every test prompt, into figures
 	$(BIN)/workbench demo $(if $(filter-out 0,$(FULL)),--full)
 
 test: $(STAMP)  ## all tests; ARGS="-m 'not slow'" or ARGS=tests/test_gates.py runs some

@@ -1,5 +1,6 @@
 """The main job on a model that knows nothing: every part runs, and the titles tell this run's numbers."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -11,9 +12,10 @@ from rich.console import Console
 import workbench as wb
 from workbench.demo import TARGETS, run_demo, running
 from workbench.demo import pictures as drawn
+from workbench.demo.tables import as_table, condition_rows, openings
 from workbench.demo.target import QUICK_TEST, run_models, stratified
 from workbench.evaluation.answers import Arm
-from workbench.evaluation.conditions import TITLES, Condition, conditions
+from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
 from workbench.evaluation.metrics import METRICS
 from workbench.plots import TRADE_OFF
 
@@ -102,10 +104,6 @@ def test_it_tells_how_far_the_models_share_a_direction(outcome):
 
 
 def test_titles_tell_this_runs_numbers(outcome):
-    layer = outcome.numbers["gate_layer"]
-    frame = outcome.frames["gate-map"]
-    share = frame[(frame["layer"] == layer) & (frame["label"] == "harmful")]["open"].iloc[0]
-    assert f"{100 * share:.0f} % of harmful" in drawn.gate_finding(outcome)
     before = outcome.numbers["conditions"]["none"]["asr_not_refused"]
     assert f"fall from {100 * before:.0f} % to" in drawn.trade_off_finding([outcome])
     assert "random directions of that length leave" in drawn.strength_finding(outcome)
@@ -126,6 +124,111 @@ def test_the_trade_off_tells_what_broke_where_it_matters(outcome):
     assert drawn.broken_conditions([calm, worse]) == "; broken, hence no defence: shuffled labels (10–100 %)"
     frame = drawn.trade_off_frame([outcome])
     assert set(frame.loc[frame["condition"] == "shuffled", "kind"]) == set(TRADE_OFF)
+
+
+def test_the_gate_is_shown_on_test_prompts_and_kind_by_kind(outcome):
+    """Thresholds and layer were set on validation prompts, where they are right by construction."""
+    frame, opened = outcome.frames["gate-map"], outcome.numbers["gate_open"]
+    at = frame[frame["layer"] == outcome.numbers["gate_layer"]].set_index("label")
+    assert at["open"].round(4).to_dict() == opened
+    assert at["n"].to_dict() == outcome.numbers["prompts"]
+    calm = ", ".join(f"{100 * opened[kind]:.1f} % of {kind}" for kind in ("harmless", "contrast", "domain"))
+    assert drawn.gate_finding(outcome) == (
+        f"The gate opens on {100 * opened['harmful']:.1f} % of harmful and {100 * opened['jailbroken']:.1f} % of "
+        f"jailbroken test prompts; on {calm} ones"
+    )
+    general = replace(outcome, frames={"gate-map": frame[frame["label"] != "domain"]})
+    assert "domain" not in drawn.gate_finding(general)
+
+
+def test_a_failing_picture_costs_no_numbers(outcome, tmp_path, monkeypatch, no_browser):
+    def fail(*given, **asked):
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("workbench.plots.layer_profile", fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        demo(outcome, tmp_path, monkeypatch)
+    assert json.loads((tmp_path / "demo.json").read_text())["domains"]["finance"]["conditions"]
+    assert len(list(tmp_path.glob("*.csv"))) == 5
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "_run_all", lambda *given: pytest.fail("it ran"))
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(
+        OSError, match=r"cannot write to .*taken/here \(Not a directory\), nothing was run: choose"
+    ):
+        run_demo(folder=tmp_path / "taken" / "here")
+
+
+@pytest.mark.parametrize(
+    ("asked", "goes_to"),
+    [
+        ({"targets": ["finance"]}, "figures/quick"),
+        ({"targets": ["finance"], "full": True}, "figures/quick"),  # one target is not the full run either
+        ({"full": True}, "figures"),
+        ({"full": True, "folder": "mine"}, "mine"),
+        ({"folder": "figures"}, "figures"),
+    ],
+)
+def test_only_the_full_run_takes_the_place_of_one(outcome, tmp_path, monkeypatch, no_browser, asked, goes_to):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "demo.json").write_text("published")
+    everyone = [replace(outcome, name=name) for name in TARGETS]
+    monkeypatch.setattr(running, "_run_all", lambda targets, full, workers: iter(everyone))
+    console = Console(record=True, width=160, file=open("/dev/null", "w"))  # noqa: SIM115
+    run_demo(**asked, console=console)
+    said = " ".join(console.export_text().split())
+    assert f"demo.json, the pictures and the csv each draws are in {goes_to}/" in said
+    assert json.loads((tmp_path / goes_to / "demo.json").read_text())["domains"]
+    kept = (tmp_path / "figures" / "demo.json").read_text() == "published"
+    assert kept == (goes_to != "figures")
+    assert ("Those of the full run are in figures/, as they were." in said) == (goes_to == "figures/quick")
+
+
+def at_best(outcome):
+    """The outcome of a full run: controls have been measured at their own best settings, too."""
+    conditions = dict(outcome.numbers["conditions"])
+    for name in CONTROLS:
+        best = conditions["none"] | {"plan": {"alpha": -0.25}}
+        conditions[name] = conditions[name] | {"at_best": best}
+    return outcome.numbers | {"conditions": conditions}
+
+
+@pytest.mark.parametrize("width", [80, 95, 100, 105, 110, 124, 128, 130, 132, 136, 140, 160])
+def test_no_cell_is_cut(outcome, width):
+    """As wide as numbers get: every one of them, and every name, is there whole."""
+    numbers = copy.deepcopy(at_best(outcome))
+    for found in numbers["conditions"].values():
+        for one in (found, found.get("at_best", {})):
+            for metric in set(METRICS) & set(one):
+                one[metric], one["intervals"][metric] = 1.0, [0.99, 1.0]
+    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(as_table("finance", numbers, console))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("  at its best, α = −0.25 ") == len(CONTROLS)
+    assert all(title in text for name, title in TITLES.items() if name != "safety_sft")
+    columns = text.count("100.0") / (len(numbers["conditions"]) + len(CONTROLS))
+    assert columns == (8 if width >= 100 else 6)
+    assert ("–100" in text) == (width >= 136)
+
+
+def test_controls_are_also_shown_at_their_own_best(outcome):
+    rows = list(condition_rows(at_best(outcome)["conditions"]))
+    assert [title for _, title, _ in rows][rows.index(next(r for r in rows if r[0] == "random")) + 1] == (
+        "at its best, α = −0.25"
+    )
+    assert len(list(condition_rows(outcome.numbers["conditions"]))) == len(rows) - len(CONTROLS)
+
+
+def test_it_prints_how_often_the_gate_opened(outcome, tmp_path, monkeypatch, no_browser):
+    _, text = demo(outcome, tmp_path, monkeypatch)
+    share, (low, high) = (outcome.numbers[k]["contrast"] for k in ("gate_open", "gate_open_intervals"))
+    told = f"contrast {100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert told in openings(outcome.numbers)
+    assert told in " ".join(text.split())
 
 
 def test_an_html_page_comes_with_advice(outcome, tmp_path, monkeypatch):

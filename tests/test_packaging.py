@@ -165,5 +165,5 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(wheel: Path, tmp_path: 
         check=False,
     )
     assert found.returncode == 0, found.stderr[-2000:]
-    results = json.loads((tmp_path / "figures" / "demo.json").read_text())
+    results = json.loads((tmp_path / "figures" / "quick" / "demo.json").read_text())
     assert set(results["domains"]) >= {"finance", "medicine", "maths"}

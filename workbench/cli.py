@@ -94,7 +94,14 @@ def main(
 @app.command()
 def demo(
     full: Annotated[bool, typer.Option("--full", help="Every test prompt, not a sample of them.")] = False,
-    out: Annotated[Path, typer.Option(help="Where pictures, their csv and demo.json go.")] = Path("figures"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where demo.json, the pictures and their csv go: figures for the full run of all targets, "
+            "figures/quick otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None, typer.Option(help="Only this one of the embedded targets; may be repeated.")
     ] = None,
@@ -102,7 +109,8 @@ def demo(
     """The main job: domain models made harmless by an aligned one, beside every control and the paper's baselines.
 
     Chooses layers, gate and strength on validation prompts, measures on test prompts, prints the paper's table and a
-    few prompts before and after, and writes the pictures. The quick run takes a stated sample of the prompts.
+    few prompts before and after, and writes the pictures. The quick run takes a stated sample of the prompts, and
+    leaves the full run's results in figures as they are.
     """
     from workbench.demo import TARGETS, run_demo
 

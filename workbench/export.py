@@ -38,13 +38,18 @@ def save_figure(fig: go.Figure, frame: pd.DataFrame, path: str | Path) -> Path:
         )
     if frame.empty:
         raise ValueError(f"{path.name}: the frame it draws is empty: a figure is saved with its data")
-    write_safely(path.with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g").encode())
+    save_frame(frame, path)
     picture = _picture(fig, path.suffix[1:])
     if picture is None:
         path = path.with_suffix(".html")
         picture = page({path.stem: fig}).encode()
     write_safely(path, picture)
     return path
+
+
+def save_frame(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write the `frame` that a figure draws, as `path` with .csv."""
+    write_safely(Path(path).with_suffix(".csv"), frame.to_csv(index=False, float_format="%.6g").encode())
 
 
 def page(figures: Mapping[str, go.Figure]) -> str:

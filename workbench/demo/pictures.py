@@ -12,7 +12,7 @@ from workbench import plots
 from workbench.demo.target import Outcome
 from workbench.evaluation.conditions import TITLES
 from workbench.evaluation.protocol import listed
-from workbench.export import save_figure
+from workbench.export import save_figure, save_frame
 
 METRIC_NAMES = {
     "asr_not_refused": "attacks not refused",
@@ -32,36 +32,37 @@ MAX_BROKEN, TOLD_BROKEN = 0.02, 0.1
 def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> list[Path]:
     """Write all five: four about the first target, the trade-off about all. Returns the paths of the pictures."""
     first = outcomes[0]
-    layers, gate_layer = first.numbers["layers"], first.numbers["gate_layer"]
-    saved = []
-    frame = first.frames["layer-profile"]
-    fig = plots.layer_profile(
-        frame,
-        chosen=layers,
-        finding=profile_finding(first),
-        method=f"AUROC of the projection on val; {sample}",
-    )
-    saved.append(save_figure(fig, frame, folder / "layer-profile.svg"))
-    frame = first.frames["projections"]
-    fig = plots.projections(frame, chosen=layers, finding=projection_finding(first))
-    saved.append(save_figure(fig, frame, folder / "projections.svg"))
-    frame = first.frames["gate-map"]
-    fig = plots.gate_map(frame, chosen_gate=gate_layer, finding=gate_finding(first))
-    saved.append(save_figure(fig, frame, folder / "gate-map.svg"))
-    frame = strength_frame(first)
-    fig = plots.strength_curves(
-        frame, chosen=first.numbers["alpha"], unit="α, in units of ‖v'‖", finding=strength_finding(first),
-        method=f"{first.name}, layers {listed(layers)}, {first.numbers['positions']} positions, a sample of val; "
-        "equal α, equal length of shift; bands: 95 % intervals",
-    )  # fmt: skip
-    saved.append(save_figure(fig, frame, folder / "strength-curves.svg"))
-    frame = trade_off_frame(outcomes)
-    fig = plots.trade_off(
-        frame, names=TITLES, finding=trade_off_finding(outcomes), method=f"shares of test prompts, {sample}; "
-        f"lines: 95 % intervals; every control at the α, layers and gate of ours{broken_conditions(outcomes)}",
-    )  # fmt: skip
-    saved.append(save_figure(fig, frame, folder / "trade-off.svg"))
-    return saved
+    numbers = first.numbers
+    layers, gate_layer = numbers["layers"], numbers["gate_layer"]
+    frames = {name: first.frames[name] for name in ("layer-profile", "projections", "gate-map")}
+    frames |= {"strength-curves": strength_frame(first), "trade-off": trade_off_frame(outcomes)}
+    for name, frame in frames.items():  # all of them first: a picture that fails costs no numbers
+        save_frame(frame, folder / name)
+    draw = {
+        "layer-profile": lambda frame: plots.layer_profile(
+            frame, chosen=layers, finding=profile_finding(first), method="AUROC of the projection of val prompts on "
+            "each model's own harmful − harmless direction; band: 95 % interval; dashed: chance; gap ÷ norm: ‖v'‖ over "
+            "the mean residual norm",
+        ),
+        "projections": lambda frame: plots.projections(
+            frame, chosen=layers, finding=projection_finding(first), method=f"a point is a val prompt of {first.name}, "
+            "a bar the median; unit: ‖v'‖, 0 half-way between train's harmful and harmless means",
+        ),
+        "gate-map": lambda frame: plots.gate_map(
+            frame, chosen_gate=gate_layer, finding=gate_finding(first), method=f"share of {first.name}'s test prompts, "
+            f"{sample}, on which the gate would open if that layer decided; thresholds and layer were set on val",
+        ),
+        "strength-curves": lambda frame: plots.strength_curves(
+            frame, chosen=numbers["alpha"], unit="α, in units of ‖v'‖", finding=strength_finding(first),
+            method=f"{first.name}, layers {listed(layers)}, {numbers['positions']} positions, a sample of val; "
+            "equal α, equal length of shift; bands: 95 % intervals",
+        ),
+        "trade-off": lambda frame: plots.trade_off(
+            frame, names=TITLES, finding=trade_off_finding(outcomes), method=f"shares of test prompts, {sample}; "
+            f"lines: 95 % intervals; every control at the α, layers and gate of ours{broken_conditions(outcomes)}",
+        ),
+    }  # fmt: skip
+    return [save_figure(draw[name](frame), frame, folder / f"{name}.svg") for name, frame in frames.items()]
 
 
 def strength_frame(outcome: Outcome) -> pd.DataFrame:
@@ -102,19 +103,22 @@ def projection_finding(outcome: Outcome) -> str:
         .apply(lambda values: (values > 0).mean())
     )
     said = ", ".join(f"{_percent(side[label])} of {label}" for label in plots.LABELS if label in side)
-    return f"By the target's own direction at layer {layer}, on the harmful side: {said} prompts"
+    return f"By the target's own direction at layer {layer}, on the harmful side: {said} prompts of val"
 
 
 def gate_finding(outcome: Outcome) -> str:
-    """How often the gate opens at its layer, attacks against the rest."""
+    """How often the gate opens at its layer, kind by kind: many of one must not hide a few of another."""
     frame, layer = outcome.frames["gate-map"], outcome.numbers["gate_layer"]
-    at = frame[frame["layer"] == layer].set_index("label")
-    calm = at.loc[[label for label in at.index if label not in ("harmful", "jailbroken")]]
-    rest = (calm["open"] * calm["n"]).sum() / calm["n"].sum()
-    attacks = " and ".join(
-        f"{_percent(at.loc[k, 'open'])} of {k}" for k in ("harmful", "jailbroken") if k in at.index
+    opened = frame[frame["layer"] == layer].set_index("label")["open"]
+    attacks, calm = (
+        [
+            f"{100 * opened[label]:.1f} % of {label}"
+            for label in plots.LABELS
+            if label in opened and (label in ("harmful", "jailbroken")) == attack
+        ]
+        for attack in (True, False)
     )
-    return f"The gate opens on {attacks} prompts, and on {100 * rest:.1f} % of all others"
+    return f"The gate opens on {' and '.join(attacks)} test prompts; on {', '.join(calm)} ones"
 
 
 def strength_finding(outcome: Outcome) -> str:

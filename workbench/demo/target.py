@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from workbench.activations import Activations, last_token_activations
 from workbench.evaluation.conditions import Who, conditions, control_plans
 from workbench.evaluation.metrics import estimates
 from workbench.evaluation.protocol import Measured, describe, measure
@@ -122,7 +123,7 @@ def run_models(
     return Outcome(
         name=name,
         numbers=_numbers(made, measured, test),
-        frames=_frames(made, measured),
+        frames=_frames(made, measured, last_token_activations(models["target"], test, batch_size=BATCH_SIZE)),
         sentences=tuple(made.sentences()),
         examples=_examples(test, measured),
         seconds={key: round(value, 1) for key, value in seconds.items()},
@@ -152,12 +153,13 @@ def _numbers(made: Choices, measured: Measured, test: PromptSet) -> dict[str, An
     }
 
 
-def _frames(made: Choices, measured: Measured) -> dict[str, pd.DataFrame]:
+def _frames(made: Choices, measured: Measured, read: Activations) -> dict[str, pd.DataFrame]:
+    """What the pictures draw. The gate's is of test prompts, `read`: its thresholds fit those of validation."""
     evidence = made.evidence
     return {
         "layer-profile": pd.concat([profile.frame for profile in evidence.profiles], ignore_index=True),
         "projections": projections(evidence.srv, evidence.target_val, train=evidence.target_train),
-        "gate-map": gate_map(replace(made.gate, shared_layer=None), evidence.target_val),
+        "gate-map": gate_map(replace(made.gate, shared_layer=None), read),
         "strength": made.strength.summary(metrics=STRENGTH_METRICS),
         "trade-off": estimates(measured.frame),
     }
