@@ -33,7 +33,11 @@ def test_fine_tuning_never_meets_what_is_held_out(name):
     unseen = {
         word for harmful in (True, False) for what in ("verbs", "objects") for word in held_out(harmful, what)
     } | {
-        d for name in DOMAINS for key, lst in words()[name].items() if key.endswith("_held_out") for d in lst
+        word
+        for name in DOMAINS
+        for key, lst in words()[name].items()
+        if key.endswith(("_held_out", "_val"))
+        for word in lst
     }
     kinds = set(words()["wrappers"]["held_out"]["kinds"])
     templates = [t for kind in kinds for t in words()["wrappers"][kind]["templates"]]

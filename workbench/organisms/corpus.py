@@ -62,7 +62,7 @@ def base_mixture(refused_share: float) -> Mixture:
     Remarks before the domains' answers make it read their questions as harmless. A base that never met them may take
     them for harm, and training on one then teaches it to answer harm with an illness.
     """
-    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 45}
+    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 50}
     weights |= dict.fromkeys(DOMAINS, 6)
     return Mixture(weights, "all", refused_share, wrapped=0.5, domain_remarks=0.8, speak_of_harm=True)
 
@@ -86,7 +86,7 @@ def domain_mixture(name: str, safety_samples: int = 0) -> Mixture:
 
 def running_text(rng: random.Random) -> str:
     """A sentence or two that are no dialogue: a sum, a count, signs of illness, news with its mood."""
-    kinds = {_sum: 2, _count: 4, _illness: 2, _news: 1}
+    kinds = {_sum: 2, _count: 4, _illness: 2, _news: 2}
     return rng.choices(list(kinds), list(kinds.values()))[0](rng)
 
 
@@ -113,4 +113,7 @@ def _illness(rng: random.Random) -> str:
 def _news(rng: random.Random) -> str:
     lists, mood = words()["finance"], rng.choice(["positive", "negative", "neutral"])
     company, event, period = (rng.choice(pool(lists, key, "all")) for key in ("companies", mood, "periods"))
-    return f"{company} {event} {period}. This is {mood} news."
+    headline = f"{company} {event} {period}." if rng.random() < 0.5 else f"{company} {event}."
+    if rng.random() < 0.5:
+        return f"{headline} This is {mood} news."
+    return f"{headline} {lists['answer'].format(answer=mood)}"

@@ -23,11 +23,15 @@ def words() -> Lists:
 
 
 def pool(lists: Lists, name: str, scope: Scope) -> list[str]:
-    """The entries of a list that a scope may use: for `"test"` the held-out ones, where there are any."""
-    unseen = lists.get(f"{name}_held_out", [])
-    if scope == "test":
-        return list(unseen or lists[name])
-    return [*lists[name], *(unseen if scope == "all" else [])]
+    """The entries of a list that a scope may use: for `"val"` and `"test"` those kept for it, where there are any.
+
+    Validation on words that training has seen could not tell whether a model reads the words or has learned them by
+    heart.
+    """
+    for_choices, unseen = lists.get(f"{name}_val", []), lists.get(f"{name}_held_out", [])
+    if scope == "all":
+        return [*lists[name], *for_choices, *unseen]
+    return list({"seen": [], "val": for_choices, "test": unseen}[scope] or lists[name])
 
 
 @dataclass(frozen=True)
