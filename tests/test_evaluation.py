@@ -23,7 +23,7 @@ from workbench.evaluation.conditions import (
     self_reminder,
 )
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate, estimates, openings
-from workbench.evaluation.protocol import AT_BEST, measure
+from workbench.evaluation.protocol import AT_BEST, CHANGES, measure
 from workbench.evaluation.utility import answers_correctly
 
 ASKED = dict(judge=by_length, max_new_tokens=6)
@@ -282,6 +282,10 @@ def test_the_json_has_every_condition_and_number(measured):
         for metric, (low, high) in numbers["intervals"].items():
             assert low <= numbers[metric] <= high
             assert high > low
+        for metric in CHANGES:  # by how much random directions move anything is a target of the main job
+            mean, low, high = numbers["change"][metric]
+            assert low <= mean <= high
+            assert mean == pytest.approx(numbers[metric] - found["none"][metric], abs=2e-4)
     assert found["own_srv"]["at_best"]["plan"]["alpha"] == 0.3
     assert "at_best" not in found["random"]
 

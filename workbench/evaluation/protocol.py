@@ -20,6 +20,8 @@ from workbench.prompts import PromptSet
 from workbench.stats import Estimate
 from workbench.steering import SteeringPlan
 
+CHANGES = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "contrast_refusal", "utility")
+"""What is also told as a change against the model as it is, paired by prompt."""
 AT_BEST = "@best"
 """Ends the names of arms that run a control at its own best setting."""
 
@@ -69,7 +71,7 @@ class Measured:
         numbers["clusters"] = {metric: e.clusters for metric, e in each.items() if e}
         numbers["intervals"] = {metric: [_round(e.low), _round(e.high)] for metric, e in each.items() if e}
         none = self.arm("none")
-        moved = {m: change(rows, none, m) for m in ("utility", "over_refusal", "contrast_refusal")}
+        moved = {metric: change(rows, none, metric) for metric in CHANGES}
         numbers["change"] = {m: [_round(x) for x in (e.mean, e.low, e.high)] for m, e in moved.items() if e}
         plan = self.plans.get(name)
         if plan is not None:
