@@ -253,6 +253,7 @@ def test_results_are_written_between_their_markers(tmp_path: Path) -> None:
         written
         == f"a\n<!-- results -->\n{results}<!-- /results -->\nb\n<!-- seeds -->\n{seeds}<!-- /seeds -->\nc\n"
     )
+    (tmp_path / "figures" / "seeds.csv").unlink()
     RESULTS["main"](tmp_path)
     assert readme.read_text(encoding="utf-8") == written
 
@@ -260,7 +261,7 @@ def test_results_are_written_between_their_markers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "<!-- results -->\n<!-- /results -->\n",  # nowhere to put the seeds
+        "<!-- results -->\n<!-- /results -->\n",  # the seeds were measured and have no place
         "<!-- results -->\n<!-- seeds -->\n<!-- /seeds -->\n",
         "<!-- /results -->\n<!-- results -->\n<!-- seeds -->\n<!-- /seeds -->\n",
         "<!-- results -->\n<!-- /results -->\n" * 2 + "<!-- seeds -->\n<!-- /seeds -->\n",
