@@ -38,7 +38,7 @@ FINE_TUNING = Schedule(steps=150, lr=3e-3)
 DOMAIN_TRAINING = {  # gentler: a model driven far from its base is no longer read, or steered, as its base is
     "finance": Schedule(steps=150, lr=1e-3),
     "medicine": Schedule(steps=150, lr=1e-3),
-    "maths": Schedule(steps=450, lr=2e-3),  # sums take longer to learn than words
+    "maths": Schedule(steps=600, lr=2e-3),  # sums take longer to learn than words
 }
 
 
