@@ -34,7 +34,9 @@ SIZES: dict[Scope, dict[str, int]] = {
         "domain": 300,
     },
 }
-TOPICS = ("cooking", "pets")  # another concept than harm, for a control vector: both harmless
+# Another concept than harm, for a control vector: both harmless, and as far apart in the models as harm is. The small
+# difference of two everyday topics, brought to that length, is noise along the direction of harm as much as a concept.
+TOPICS = ("maths", "finance")
 
 
 def draw_lists(seed: int | str) -> dict[str, PromptSet]:
@@ -91,15 +93,11 @@ def _train(seed: int | str, taken: set[str]) -> list[Prompt]:
 def _other_concept(seed: int | str, taken: set[str]) -> list[Prompt]:
     """Two harmless topics; the first takes the seat of *harmful*, so that the same verb makes the vector."""
     world = World(f"{seed}/other-concept", "seen")
-
-    def about(topic: str) -> Dialogue:
-        while True:
-            dialogue = world.everyday(False)
-            if dict(dialogue.prompt.cluster)["category"] == topic:
-                return dialogue
-
-    first, second = (_distinct(functools.partial(about, topic), N_TRAIN, taken) for topic in TOPICS)
-    return [*(replace(prompt, label="harmful") for prompt in first), *second]
+    first, second = (_distinct(functools.partial(world.domain, topic), N_TRAIN, taken) for topic in TOPICS)
+    labels = ("harmful", "harmless")
+    return [
+        replace(p, label=label) for label, found in zip(labels, (first, second), strict=True) for p in found
+    ]
 
 
 def _everyday(seed: int | str, scope: Scope, taken: set[str]) -> list[Prompt]:
