@@ -134,8 +134,8 @@ def test_the_gate_is_shown_on_test_prompts_and_kind_by_kind(outcome):
     assert at["n"].to_dict() == outcome.numbers["prompts"]
     calm = ", ".join(f"{100 * opened[kind]:.1f} % of {kind}" for kind in ("harmless", "contrast", "domain"))
     assert drawn.gate_finding(outcome) == (
-        f"The gate opens on {100 * opened['harmful']:.1f} % of harmful and {100 * opened['jailbroken']:.1f} % of "
-        f"jailbroken test prompts; on {calm} ones"
+        f"Of test prompts the gate opens on {100 * opened['harmful']:.1f} % of harmful and "
+        f"{100 * opened['jailbroken']:.1f} % of jailbroken; on {calm}"
     )
     general = replace(outcome, frames={"gate-map": frame[frame["label"] != "domain"]})
     assert "domain" not in drawn.gate_finding(general)

@@ -118,7 +118,7 @@ def gate_finding(outcome: Outcome) -> str:
         ]
         for attack in (True, False)
     )
-    return f"The gate opens on {' and '.join(attacks)} test prompts; on {', '.join(calm)} ones"
+    return f"Of test prompts the gate opens on {' and '.join(attacks)}; on {', '.join(calm)}"
 
 
 def strength_finding(outcome: Outcome) -> str:

@@ -125,7 +125,7 @@ def trade_off(
     )
     fig.update_xaxes(range=[-0.03, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=True, gridcolor=GRID)
     method = method or "shares of prompts; lines: 95 % intervals"
-    width = max(760, 220 + 260 * len(names_of_panels))
+    width = max(960, 220 + 260 * len(names_of_panels))  # the marks' names need the first
     dress(
         fig,
         finding or "Safety gained against utility kept",
