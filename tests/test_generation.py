@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity import N_LAYERS, Setting
+from conftest import CONTEXT
+from parity import N_LAYERS, Setting, aligned
 
 import workbench as wb
 from workbench import generation
+from workbench.decoding import asking
 from workbench.decoding.choosers import Greedy
 from workbench.decoding.rows import Row
 from workbench.loading import Model
@@ -32,7 +34,7 @@ def plan(model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """The number of rows in every clean pass and in every decoded batch."""
     done: dict[str, list[int]] = {"read": [], "decoded": []}
-    read, decode = generation.last_token_activations, generation.decode
+    read, decode = asking.last_token_activations, generation.decode
 
     def reading(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
         done["read"].append(len(prompts))
@@ -42,7 +44,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         done["decoded"].append(len(rows))
         return decode(model, rows, *rest)
 
-    monkeypatch.setattr(generation, "last_token_activations", reading)
+    monkeypatch.setattr(asking, "last_token_activations", reading)
     monkeypatch.setattr(generation, "decode", decoding)
     return done
 
@@ -60,6 +62,37 @@ def test_stop_token_ends_a_reply(model: Model, prompts: wb.PromptSet) -> None:
     whole = wb.generate(model, prompts, max_new_tokens=6, stop_ids=[])[0]
     short = wb.generate(model, prompts, max_new_tokens=6, stop_ids=[whole.tokens[3]])[0]
     assert short.tokens == whole.tokens[:4] and short.finished and not whole.finished
+
+
+def as_long_as(n_tokens: int) -> Prompt:
+    """A prompt of so many tokens, template and all."""
+    return Prompt.user(" ".join(["the"] * (n_tokens - 5)), source="long one")
+
+
+def test_by_default_a_reply_is_as_long_as_fits(babbler: Model, prompts: wb.PromptSet) -> None:
+    """After the longest prompt of the call, and 256 tokens at most: a context of 256 has no room for so many."""
+    plan, rows = GATED.plan(babbler, prompts), [as_long_as(CONTEXT - 4), prompts[0]]
+    assert [len(reply.tokens) for reply in wb.generate(babbler, rows, plan, stop_ids=[])] == [4, 4]
+    given = wb.generate(babbler, rows, plan, max_new_tokens=4)
+    with wb.steered(babbler, plan, rows) as run:
+        assert [reply.tokens for reply in run.generate()] == [reply.tokens for reply in given]
+
+
+def test_by_default_a_reply_is_no_longer_than_the_paper_s(
+    model: Model, prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert generation.LONGEST_REPLY == 256
+    monkeypatch.setattr(generation, "LONGEST_REPLY", 3)
+    assert {len(reply.tokens) for reply in wb.generate(model, prompts, stop_ids=[])} == {3}
+
+
+def test_a_prompt_that_fills_the_context_is_refused(model: Model) -> None:
+    assert len(wb.generate(model, [as_long_as(CONTEXT - 1)], stop_ids=[])[0].tokens) == 1
+    with pytest.raises(
+        ValueError,
+        match=r"prompt 'long one' has 64 tokens and 1 are kept for the reply, the context holds 64: shorten the .*$",
+    ):
+        wb.generate(model, [as_long_as(CONTEXT)])
 
 
 def test_texts_and_sets_are_the_same_prompts(model: Model, prompts: wb.PromptSet) -> None:
@@ -181,6 +214,17 @@ def test_preset_refusal_answers_where_the_gate_is_open(
     assert work["decoded"] == [8 - n_open]
 
 
+def test_a_preset_refusal_has_no_logits(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> None:
+    """Not the unsteered model's, which is what adding nothing would give."""
+    preset = replace(plan, refusal=REFUSAL)
+    for plans in (preset, [None] * 7 + [preset]):
+        with pytest.raises(
+            ValueError,
+            match=r"a preset refusal, which no logits lead to: .* refusal=None, or use generate\(...\)",
+        ):
+            wb.teacher_forced_logits(model, prompts, [[7]] * 8, plans)
+
+
 def test_a_reading_at_hand_is_used(babbler: Model, prompts: wb.PromptSet, work: dict[str, list[int]]) -> None:
     plan = Setting(0.15, (1, 2, 4), gate="each").plan(babbler, prompts)
     reading = plan.read(babbler, prompts)
@@ -203,6 +247,41 @@ def test_a_reading_of_another_batch_is_refused(
             ValueError, match=r"the reading was made for 8 prompts .*: read the gate for this batch"
         ):
             wb.generate(model, other, plan, reading=reading, max_new_tokens=4)
+
+
+def test_a_reading_by_another_gate_is_refused(
+    model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet
+) -> None:
+    """Also where it has as many rows and layers, and where one of several plans has the right gate."""
+    stricter = plan.with_gate(plan.gate.shift_bias(-1.0))
+    for reading in (stricter.read(model, prompts), plan.with_gate(wb.AlwaysOpen()).read(model, prompts)):
+        refused = pytest.raises(
+            ValueError,
+            match=rf"the reading was made by another gate \(id {reading.gate_id}\) than the plan's "
+            rf"\(id {plan.gate.id}\): read the plan's own, plan.read\(model, prompts\)",
+        )
+        for plans in (plan, [stricter.with_gate(plan.gate)] * 7 + [plan]):
+            with refused:
+                wb.generate(model, prompts, plans, reading=reading, max_new_tokens=2)
+        with refused:
+            plan.fwd_hooks(reading)
+    unknown = replace(plan.read(model, prompts), gate_id="", model_hash="")
+    assert wb.generate(model, prompts, stricter, reading=unknown, max_new_tokens=2)
+    weaker = plan.with_alpha(0.01)  # another plan, the same gate
+    assert wb.generate(model, prompts, weaker, reading=plan.read(model, prompts), max_new_tokens=2)
+
+
+def test_a_reading_on_another_model_is_refused(
+    babbler: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet
+) -> None:
+    reading = plan.read(aligned(), prompts)
+    assert len(reading) == len(prompts) and reading.open.shape[1] == N_LAYERS
+    with pytest.raises(
+        ValueError,
+        match=r"the reading was made on other weights than 'babbler' has here \(another model, or another backend\): "
+        r"read the gate on this model, plan.read\(model, prompts\)",
+    ):
+        wb.generate(babbler, prompts, plan, reading=reading, max_new_tokens=2)
 
 
 @pytest.mark.parametrize("depth", [4, 8])
@@ -319,9 +398,37 @@ def test_steered_by_hand(babbler: Model, prompts: wb.PromptSet) -> None:
     # plain models are given no position_ids here, which only rotary models like this one forgive
     assert torch.allclose(inside, forced, atol=1e-4)
     assert not torch.allclose(last_logits(run), inside, atol=1e-2)
-    other = pytest.raises(ValueError, match="this shift was made for a batch of 8 rows and met one of 1")
-    with other, wb.steered(babbler, plan, prompts):
-        babbler(torch.tensor([[0, 7, 8]]))
+
+
+def test_by_hand_a_pass_over_other_prompts_is_refused(babbler: Model, prompts: wb.PromptSet) -> None:
+    """By its rows and by its tokens, whatever the gate said; padding may hold anything, and what follows too."""
+    plan = GATED.plan(babbler, prompts)
+    shut = plan.with_gate(plan.gate.shift_bias(-1e6))
+    other = pytest.raises(
+        ValueError, match=r"got a pass over other prompts than the 8 .*: run run\.batch, with"
+    )
+    fewer = pytest.raises(
+        ValueError, match=r"got a pass over 1 rows, this block steers 8 prompts: run all of run"
+    )
+    for steering in (plan, shut):
+        with wb.steered(babbler, steering, prompts) as run:
+            ids, mask = run.batch.input_ids, run.batch.attention_mask
+            filled = torch.where(mask.bool(), ids, 9)
+            babbler(torch.cat([filled, torch.full((8, 2), 7)], dim=1))
+            babbler(ids[:, :1])  # as if from a cache
+            backwards = ids.flip(0)
+            changed = ids.clone()
+            changed[3, -1] = 7
+            for texts in (backwards, changed, torch.cat([backwards, ids], dim=1)):
+                with other:
+                    babbler(texts)
+            with other:  # in an order of its own, and shifted once more
+                wb.generate(babbler, wb.PromptSet("backwards", prompts.prompts[::-1]), plan, max_new_tokens=2)
+            for few in (ids[:1], torch.tensor([[0]])):
+                with fewer:
+                    babbler(few)
+            assert run.generate(max_new_tokens=1)
+    babbler(backwards[:1])
 
 
 @pytest.mark.parametrize("positions", ["prompt", "reply"])

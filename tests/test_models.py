@@ -16,6 +16,7 @@ from workbench.models import (
     d_model,
     device_of,
     hook_name,
+    input_hook,
     model_hash,
     model_name,
     n_layers,
@@ -153,6 +154,18 @@ def test_hooks_are_gone_afterwards_and_after_an_error(model: Model, batch: Encod
     ):
         run_body(model, batch)
     assert torch.equal(logits(model, batch), before)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox", "gpt2"])
+def test_every_pass_shows_its_tokens(
+    architecture: str, backend: str, checkpoints: dict[str, Path], batch: EncodedBatch
+):
+    model, seen = load_model(checkpoints[architecture], backend=backend), []
+    with input_hook(model, seen.append):
+        logits(model, batch)
+        run_body(model, batch)
+    logits(model, batch)
+    assert len(seen) == 2 and all(torch.equal(ids, batch.input_ids) for ids in seen)
 
 
 def test_the_users_own_hooks_stay(llamas: dict[str, Model], batch: EncodedBatch):

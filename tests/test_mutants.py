@@ -9,9 +9,8 @@ from parity import SETTINGS, parity
 from torch import Tensor
 
 import workbench as wb
-from workbench import generation
 from workbench.chat import EncodedBatch
-from workbench.decoding import batches
+from workbench.decoding import asking, batches
 from workbench.decoding.rows import Decisions, Row
 from workbench.loading import Model
 
@@ -93,7 +92,7 @@ def missing_attention_mask(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
     """In the prefill: the residual already holds the shift. In the clean pass: it is not clean."""
-    read = generation.last_token_activations
+    read = asking.last_token_activations
 
     class DecidesLate(Decisions):
         def __init__(self, rows: list[Row], depth: int) -> None:
@@ -111,7 +110,7 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
         )
 
     patch.setattr(batches, "Decisions", DecidesLate)
-    patch.setattr(generation, "last_token_activations", read_late)
+    patch.setattr(asking, "last_token_activations", read_late)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

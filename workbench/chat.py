@@ -87,7 +87,7 @@ def tokenize(
             raise ValueError(
                 f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, "
                 f"the context holds {context_length}: shorten the prompt"
-                + (" or lower max_new_tokens" if reserve else "")
+                + (" or lower max_new_tokens" if reserve > 1 else "")
             )
         rows.append(ids)
     return rows

@@ -30,15 +30,26 @@ from workbench.vectors import SteeringVectors
 class GateReading:
     """What a gate decided on a batch of prompts, for every layer of the model.
 
-    `prompts_hash` names the batch it was read on; it is empty where the prompts are unknown.
+    `prompts_hash`, `gate_id` and `model_hash` say which batch it was read on, by which gate and on which model; each is
+    empty where that is unknown, as in readings made by hand.
     """
 
     scores: Float[Tensor, "row layer"]
     open: Bool[Tensor, "row layer"]
     prompts_hash: str
+    gate_id: str = ""
+    model_hash: str = ""
 
     def __len__(self) -> int:
         return self.open.shape[0]
+
+    def require_gate(self, gate: "Gate") -> None:
+        """Refuse any gate but the one that took these decisions, where that one is known."""
+        if self.gate_id not in ("", gate.id):
+            raise ValueError(
+                f"the reading was made by another gate (id {self.gate_id}) than the plan's (id {gate.id}): read the "
+                "plan's own, plan.read(model, prompts)"
+            )
 
 
 @runtime_checkable
@@ -72,7 +83,13 @@ class AlwaysOpen:
     def read(self, activations: Activations) -> GateReading:
         """Open everywhere."""
         opened = torch.ones(activations.values.shape[:2], dtype=torch.bool)
-        return GateReading(torch.full(opened.shape, torch.inf), opened, activations.prompts_hash)
+        return GateReading(
+            torch.full(opened.shape, torch.inf),
+            opened,
+            activations.prompts_hash,
+            self.id,
+            activations.provenance.model_hash,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +178,9 @@ class ThresholdGate:
         opened = scores > 0
         if self.shared_layer is not None:
             opened = repeat(opened[:, self.shared_layer], "row -> row layer", layer=self.space.n_layers)
-        return GateReading(scores, opened, activations.prompts_hash)
+        return GateReading(
+            scores, opened, activations.prompts_hash, self.id, activations.provenance.model_hash
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with space and provenance in its header."""

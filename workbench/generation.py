@@ -11,16 +11,15 @@ whole reply, and refused for any other batch.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from workbench.activations import Activations, last_token_activations
-from workbench.chat import EncodedBatch, encode, tokenize
+from workbench.chat import EncodedBatch, encode
+from workbench.decoding.asking import Plans, Prompts, rows_of
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Forced, Greedy
 from workbench.decoding.rows import Row
@@ -29,25 +28,17 @@ from workbench.loading import Model
 from workbench.models import (
     context_length,
     device_of,
-    model_name,
-    n_layers,
+    input_hook,
     residual_hooks,
     tokenizer_of,
     transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.shifts import Adder, Shift
-from workbench.steering import (
-    SteeringPlan,
-    common_site,
-    compile_shift,
-    gate_site,
-    require_clean,
-    require_space,
-)
+from workbench.steering import SteeringPlan, compile_shift
 
-Prompts: TypeAlias = PromptSet | Sequence[Prompt | str]
-Plans: TypeAlias = SteeringPlan | Sequence[SteeringPlan | None] | None
+LONGEST_REPLY = 256
+"""The most tokens of a reply, as in the paper, where a call does not say and the context has room for them."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +64,16 @@ def generate(
     prompts: Prompts,
     plans: Plans = None,
     *,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     reading: GateReading | None = None,
     stop_ids: Sequence[int] | None = None,
     progress: bool = False,
 ) -> list[Completion]:
     """Greedy replies to `prompts`, in order, each row under its own plan.
+
+    A reply has at most `max_new_tokens` tokens; by default as many as fit after the call's longest prompt, up to 256 as
+    in the paper.
 
     `plans` is None (unsteered), one plan for every prompt, or one plan or None per prompt. To compare settings, repeat
     the prompts, one row per setting: a prompt that occurs more than once is read once, and all its rows that no shift
@@ -88,14 +82,18 @@ def generate(
     these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's generation config call
     the end of a text.
 
-    Raises `ValueError` for a prompt without room for its reply, for plans or a reading made for other prompts, and for
-    logits that are no numbers; `SpaceMismatch` for a plan made for other models.
+    Raises `ValueError` for a prompt without room for its reply (by default, for one token of it), for plans or a
+    reading made for other prompts, and for logits that are no numbers; `SpaceMismatch` for a plan made for other
+    models.
     """
-    if max_new_tokens < 1 or batch_size < 1:
+    asked = 1 if max_new_tokens is None else max_new_tokens
+    if asked < 1 or batch_size < 1:
         raise ValueError(
             f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}: expected 1 or more of each"
         )
-    rows = _rows(model, prompts, plans, reading, max_new_tokens, batch_size)
+    rows = rows_of(model, prompts, plans, reading, asked, batch_size)
+    if max_new_tokens is None:
+        max_new_tokens = min(LONGEST_REPLY, context_length(model) - max(len(row.ids) for row in rows))
     listed = _stop_ids(model) if stop_ids is None else list(stop_ids)
     stop = torch.tensor(listed, dtype=torch.long, device=device_of(model))
     # By length, because prompts of one length need no padding.
@@ -127,15 +125,22 @@ def teacher_forced_logits(
     """The logits before each token of given replies, one tensor per row, from the very loop that `generate` runs.
 
     All rows are one batch. Two backends, or two plans, are compared this way step by step without drifting apart.
+
+    Raises `ValueError` for a plan that answers with a preset refusal: it says that, whatever the logits.
     """
     n_steps = max(map(len, replies), default=0)
     if n_steps < 1:
         raise ValueError(
             f"got {len(replies)} replies without a single token: expected one reply per prompt, with a token to force"
         )
-    rows = _rows(model, prompts, plans, reading, n_steps, len(replies))
+    rows = rows_of(model, prompts, plans, reading, n_steps, len(replies))
     if len(rows) != len(replies):
         raise ValueError(f"got {len(replies)} replies for {len(rows)} prompts: pass one reply per prompt")
+    if any(row.plan is not None and row.plan.refusal is not None for row in rows):
+        raise ValueError(
+            "got a plan that answers with a preset refusal, which no logits lead to: force replies under the same plan "
+            "with refusal=None, or use generate(...)"
+        )
     padded = [[*reply, *[0] * (n_steps - len(reply))] for reply in replies]
     forced = Forced(torch.tensor(padded, device=device_of(model)))
     decode(model, rows, forced, n_steps)
@@ -159,8 +164,8 @@ class SteeredRun:
     batch: EncodedBatch
     _paused: bool = False
 
-    def generate(self, *, max_new_tokens: int = 256) -> list[Completion]:
-        """The steered replies, from the reading that is at hand."""
+    def generate(self, *, max_new_tokens: int | None = None) -> list[Completion]:
+        """The steered replies, from the reading that is at hand, as long as `generate` makes them."""
         # The loop attaches adders of its own: with those of `steered` besides, everything would be added twice.
         self._paused = True
         try:
@@ -173,13 +178,32 @@ class SteeredRun:
     def _unless_paused(self, add: Adder) -> Callable[[Tensor], Tensor | None]:
         return lambda residual: None if self._paused else add(residual)
 
+    def _require_own(self, ids: Int[Tensor, "batch pos"]) -> None:
+        """Refuse a pass over other prompts. One of fewer tokens than theirs goes on from a cache, and tells nothing."""
+        n_rows, width = self.batch.input_ids.shape
+        if self._paused:
+            return
+        if len(ids) != n_rows:
+            raise ValueError(
+                f"got a pass over {len(ids)} rows, this block steers {n_rows} prompts: run all of run.batch, or open "
+                "another steered(...) for the prompts you run"
+            )
+        real = self.batch.attention_mask.bool()
+        if ids.shape[1] >= width and not torch.equal(ids[:, :width][real], self.batch.input_ids[real]):
+            raise ValueError(
+                f"got a pass over other prompts than the {n_rows} that this block steers: run run.batch, with the "
+                "reply's tokens after it if you like, or open another steered(...) for the prompts you run"
+            )
+
 
 @contextmanager
 def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[SteeredRun]:
     """The model under a plan, by hand: reads the gate for `prompts`, then shifts every pass over them inside the block.
 
-    A pass over another number of rows is refused. So is one that goes on from a cache, under a plan that shifts the
-    prompt or the reply only: there the first positions of every pass are taken for the prompt's.
+    A pass over other prompts is refused: over another number of rows, or over texts that do not begin with `run.batch`,
+    row by row (any tokens may stand in its padding). So is one that goes on from a cache, under a plan that shifts the
+    prompt or the reply only: there the first positions of every pass are taken for the prompt's. Under a plan that
+    shifts everywhere such a pass is taken at its word.
     """
     prompts = as_prompt_set(prompts)
     reading = plan.read(model, prompts)
@@ -189,7 +213,7 @@ def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[Stee
     adders = {
         layer: run._unless_paused(add) for layer, add in shift.by_width(batch.input_ids.shape[1]).items()
     }
-    with residual_hooks(model, shift.site, adders):
+    with input_hook(model, run._require_own), residual_hooks(model, shift.site, adders):
         yield run
 
 
@@ -214,77 +238,6 @@ def _completion(row: Row, tokenizer: PreTrainedTokenizerBase, replies: Mapping[o
     opened = reply.opened if row.opened is None else row.opened
     gate_open = None if opened is None else tuple(opened.tolist())
     return Completion(row.prompt, text, reply.tokens, reply.finished, row.plan.id, gate_open, reply.near_ties)
-
-
-def _rows(
-    model: Model, prompts: Prompts, plans: Plans, reading: GateReading | None, room: int, batch_size: int
-) -> list[Row]:
-    """The rows of a call, checked, with every decision that cannot wait for the pass over the prompts."""
-    prompts = as_prompt_set(prompts)
-    each = [plans] * len(prompts) if plans is None or isinstance(plans, SteeringPlan) else list(plans)
-    if len(each) != len(prompts):
-        raise ValueError(
-            f"got {len(each)} plans for {len(prompts)} prompts: pass one plan, or one (or None) per prompt"
-        )
-    if reading is not None:
-        require_clean(each)
-    common_site(each)  # here too, so that it does not depend on the size of a batch
-    require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
-    tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
-    ids = [tuple(row) for row in tokens]
-    if reading is None:
-        opened = _read_ahead(model, prompts, ids, each, batch_size)
-    elif len(reading) != len(prompts) or reading.prompts_hash not in ("", prompts.hash):
-        raise ValueError(
-            f"the reading was made for {len(reading)} prompts (hash {reading.prompts_hash}), this batch has "
-            f"{len(prompts)} (hash {prompts.hash}): read the gate for this batch, plan.read(model, prompts)"
-        )
-    elif reading.open.shape[1] != n_layers(model):
-        raise ValueError(
-            f"the reading has decisions for {reading.open.shape[1]} layers, {model_name(model)!r} has "
-            f"{n_layers(model)}: read the gate on this model, plan.read(model, prompts)"
-        )
-    else:
-        opened = list(reading.open)
-    return [
-        Row(prompt, row_ids, plan, None if plan is None else decisions)
-        for prompt, row_ids, plan, decisions in zip(prompts, ids, each, opened, strict=True)
-    ]
-
-
-def _read_ahead(
-    model: Model,
-    prompts: PromptSet,
-    ids: Sequence[tuple[int, ...]],
-    plans: Sequence[SteeringPlan | None],
-    batch_size: int,
-) -> Sequence[Bool[Tensor, "layer"] | None]:
-    """The decisions of rows that want a clean reading, from one pass over their prompts; None where the prefill reads.
-
-    That is every row that decides online, and all others where each prompt occurs once and no gate reads above what its
-    plan adds.
-    """
-    clean = {i: plan for i, plan in enumerate(plans) if plan is not None and plan.deciding == "clean"}
-    each = set(clean.values())
-    repeated = len(set(ids)) < len(ids)
-    preset = any(plan.refusal is not None for plan in each)
-    in_prefill = all(plan.reads_before_it_adds for plan in each)
-    if not clean or (in_prefill and not repeated and not preset):
-        return [None] * len(plans)
-    asked = {ids[i]: prompts[i] for i in clean}
-    number = {row_ids: i for i, row_ids in enumerate(asked)}
-    distinct = PromptSet(prompts.name, tuple(asked.values()))
-    # One pass serves every gate that reads at its site.
-    activations: dict[str, Activations] = {}
-    opened: dict[str, Bool[Tensor, "prompt layer"]] = {}
-    for gate in {plan.gate.id: plan.gate for plan in each}.values():
-        site = gate_site(gate)
-        if site not in activations:
-            activations[site] = last_token_activations(model, distinct, site=site, batch_size=batch_size)
-        opened[gate.id] = gate.read(activations[site]).open
-    return [
-        opened[clean[i].gate.id][number[row_ids]] if i in clean else None for i, row_ids in enumerate(ids)
-    ]
 
 
 def _stop_ids(model: Model) -> list[int]:

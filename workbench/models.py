@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -154,6 +154,18 @@ def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> It
                     )
             stack.enter_context(model.hooks(fwd_hooks=hooks))
         yield
+
+
+@contextmanager
+def input_hook(model: Model, fn: Callable[[Int[Tensor, "batch pos"]], None]) -> Iterator[None]:
+    """Within this context `fn` sees the token ids of every pass, on their way into the embedding."""
+    hf = transformers_model(model)
+    embedding: Any = model.embed if hf is None else hf.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda module, args: fn(args[0]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _lens_config(model: Model) -> Any:

@@ -5,7 +5,7 @@
 A hook only adds it; it keeps no state and knows no method, backend, step or mask.
 
 The trap: a shift belongs to its batch, row by row. Another batch is refused where its rows differ in number; where they
-do not, nobody notices.
+do not, only `generation.steered` notices, which sees the tokens.
 """
 
 from collections.abc import Callable

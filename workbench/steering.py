@@ -177,9 +177,10 @@ class SteeringPlan:
         They shift every position they see, of exactly the rows in `reading`, in that order.
 
         Raises `ValueError` for a plan that hooks cannot carry out: one that shifts the prompt or the reply only,
-        decides online, or answers with a preset refusal.
+        decides online, or answers with a preset refusal; for a reading that another gate made.
         """
         require_clean([self])
+        reading.require_gate(self.gate)
         if self.refusal is not None:
             raise ValueError(
                 "the plan answers with a preset refusal, which no hook can do: use generate(...)"
