@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -134,8 +135,6 @@ def test_messages(plain, swept):
     plan = plan_for(plain)
     with pytest.raises(ValueError, match="got a sweep without alpha, layers or positions"):
         SweepSpec(plan, (), ((2,),), ("all",))
-    with pytest.raises(ValueError, match=r"got alpha \[nan\], expected finite numbers"):
-        SweepSpec(plan, (math.nan,), ((2,),), ("all",))
     with pytest.raises(
         ValueError, match="got placebo=0, expected 1 or more: a sweep without a control shows nothing"
     ):
@@ -152,6 +151,47 @@ def test_messages(plain, swept):
     calm = SweepResult(rows.spec, rows.frame[rows.frame["label"] == "harmless"], rows.provenance)
     with pytest.raises(ValueError, match="choosing a setting needs harmful or jailbroken ones"):
         calm.rates()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "remedy"),
+    [
+        ({"alpha": 0.1}, "alpha=0.1", r"a list of finite numbers: one strength is alpha=\[0\.1\]"),
+        ({"alpha": ["x"]}, r"alpha=\['x'\]", "a list of finite numbers: one strength"),
+        ({"alpha": "12"}, "alpha='12'", "a list of finite numbers: one strength"),
+        ({"alpha": [0.1, math.nan]}, r"alpha=\[0\.1, nan\]", "a list of finite numbers: one strength"),
+        ({"alpha": [10**400]}, "alpha=.1000", "a list of finite numbers: one strength"),
+        (
+            {"layers": [3, 4]},
+            r"layers=\[3, 4\]",
+            r"a list of lists of whole numbers: one set is layers=\[\[3, 4\]\]",
+        ),
+        ({"layers": [[2.5]]}, r"layers=\[\[2\.5\]\]", "a list of lists of whole numbers"),
+        ({"positions": "all"}, "positions='all'", r'a list of "all", .*: one of them is positions=\["all"\]'),
+        (
+            {"positions": ["all", "none"]},
+            r"positions=\['all', 'none'\]",
+            'a list of "all", "prompt", "reply"',
+        ),
+    ],
+)
+def test_what_is_tried_is_named_where_it_is_no_list_of_values(plain, unchecked, given, shown, remedy):
+    plan = plan_for(plain)
+    with pytest.raises(ValueError, match=f"^got {shown}.*, expected {remedy}"):
+        run_sweep(plain, labelled_prompts(), plan, **({"alpha": [0.1]} | given), **ASKED)
+    tried = {"alpha": [0.1], "layers": [[2]], "positions": ["all"]} | given
+    with pytest.raises(ValueError, match=f"^got {shown}.*, expected {remedy}"):
+        SweepSpec(plan, **tried)
+
+
+def test_values_come_in_any_list(plain, unchecked):
+    spec = SweepSpec(plan_for(plain), np.array([0, 1]), [range(1, 3), [3]], ["prompt"])
+    assert spec.settings == (
+        Setting((1, 2), "prompt", 0.0),
+        Setting((1, 2), "prompt", 1.0),
+        Setting((3,), "prompt", 0.0),
+        Setting((3,), "prompt", 1.0),
+    )
 
 
 # Choices ------------------------------------------------------------------------------------------

@@ -42,9 +42,9 @@ def run_sweep(
     """
     spec = SweepSpec(
         plan,
-        tuple(float(a) for a in alpha),
-        tuple(tuple(one) for one in layers) if layers is not None else (tuple(plan.layers),),
-        tuple(positions) if positions is not None else (plan.positions,),
+        alpha,
+        layers if layers is not None else [plan.layers],
+        positions if positions is not None else [plan.positions],
         placebo,
         dict(controls or {}),
     )

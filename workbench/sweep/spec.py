@@ -5,9 +5,12 @@ The trap: a control at another length of shift is no control. All vectors of a s
 """
 
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from operator import index
+from typing import get_args
 
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import matched
@@ -42,19 +45,27 @@ class SweepSpec:
     """
 
     plan: SteeringPlan
-    alpha: tuple[float, ...]
-    layers: tuple[tuple[int, ...], ...]
-    positions: tuple[Positions, ...]
+    alpha: Sequence[float | int]
+    layers: Sequence[Sequence[int]]
+    positions: Sequence[Positions]
     placebo: int = 10
     controls: Mapping[str, SteeringVectors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, read, expected in (
+            ("alpha", _numbers, "a list of finite numbers: one strength is alpha=[0.1]"),
+            ("layers", _sets, "a list of lists of whole numbers: one set is layers=[[3, 4]]"),
+            ("positions", _words, 'a list of "all", "prompt", "reply": one of them is positions=["all"]'),
+        ):
+            given = getattr(self, name)
+            try:
+                object.__setattr__(self, name, read(given))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ValueError(f"got {name}={reprlib.repr(given)}, expected {expected}") from error
         if not self.alpha or not self.layers or not self.positions:
             raise ValueError(
                 "got a sweep without alpha, layers or positions: expected at least one value of each"
             )
-        if any(not math.isfinite(alpha) for alpha in self.alpha):
-            raise ValueError(f"got alpha {list(self.alpha)}, expected finite numbers")
         if self.placebo < 1:
             raise ValueError(
                 f"got placebo={self.placebo}, expected 1 or more: a sweep without a control shows nothing"
@@ -70,7 +81,7 @@ class SweepSpec:
     def settings(self) -> tuple[Setting, ...]:
         """Every combination, in order."""
         return tuple(
-            Setting(layers, positions, alpha)
+            Setting(tuple(layers), positions, alpha)
             for layers, positions, alpha in product(self.layers, self.positions, self.alpha)
         )
 
@@ -92,3 +103,19 @@ class SweepSpec:
                 for s in self.settings
             ),
         ]
+
+
+def _numbers(given: Sequence[float | int]) -> tuple[float, ...]:
+    if not all(math.isfinite(alpha) for alpha in given):
+        raise ValueError("a strength is not finite")
+    return tuple(float(alpha) for alpha in given)
+
+
+def _sets(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(index(layer) for layer in layers) for layers in given)
+
+
+def _words(given: Sequence[Positions]) -> tuple[Positions, ...]:
+    if not set(given) <= set(get_args(Positions)):
+        raise ValueError("a word is not known")
+    return tuple(given)
