@@ -1,6 +1,9 @@
 """Training the embedded models: by seed alone, one whole folder at a time, going on where it stopped."""
 
+import copy
 import json
+import resource
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +11,9 @@ import pytest
 import torch
 
 from workbench.generation import generate
-from workbench.loading import load_model
+from workbench.loading import load_model, load_tokenizer
 from workbench.organisms import cards
+from workbench.organisms import family as recipe
 from workbench.organisms.corpus import GENERAL, base_mixture, domain_mixture
 from workbench.organisms.family import Member, family, recipe_hash, train_family, train_member
 from workbench.organisms.training import IGNORED, Schedule, tokens_and_targets
@@ -25,10 +29,24 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("family")
-    for member in TINY:
-        train_member(member, folder, seed=0)
+def in_memory() -> dict[str, torch.nn.Module]:
+    """The models of `trained` as their last step left them, before they are rounded, merged and saved."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, in_memory) -> Path:
+    folder, train = tmp_path_factory.mktemp("family"), recipe.train
+    with pytest.MonkeyPatch.context() as patch:
+        for member in TINY:
+
+            def keep(model, *given, name=member.name, **named):
+                losses = train(model, *given, **named)
+                in_memory[name] = copy.deepcopy(model)
+                return losses
+
+            patch.setattr(recipe, "train", keep)
+            train_member(member, folder, seed=0)
     return folder
 
 
@@ -36,11 +54,88 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
     return dict(load_model(folder / name, backend="plain").named_parameters())
 
 
-def test_a_family_of_processes_trains_the_same_weights(trained, tmp_path):
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_family_of_processes_trains_the_same_files(trained, tmp_path):
+    """Byte by byte: weights, tokenizers, and whatever else stands beside them."""
     train_family(tmp_path, seed=0, members=TINY)
-    for member in TINY:
-        ours, theirs = weights(trained, member.name), weights(tmp_path, member.name)
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = files(trained), files(tmp_path)
+    assert ours.keys() == theirs.keys() >= {f"{member.name}/config.json" for member in TINY[:2]}
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_everyone_may_read_what_was_trained(trained):
+    assert {oct(path.stat().st_mode & 0o777) for path in trained.glob("*/*")} == {"0o644"}
+
+
+HALF = 2e-3
+"""Of the largest logit: what rounding every weight to 11 bits (2 ** -11 of its size) may add up to."""
+
+
+@pytest.mark.parametrize("name", [member.name for member in TINY])
+def test_a_model_behaves_as_trained_after_reloading(trained, in_memory, name):
+    """A whole checkpoint, and a low-rank delta that is rounded, saved, loaded and merged into its parent."""
+    ids = torch.arange(6, 200)[None]
+    with torch.no_grad():
+        before = in_memory[name](ids).logits
+        after, parent = (load_model(trained / n, backend="plain")(ids).logits for n in (name, "base"))
+    largest = before.abs().max()
+    assert (after - before).abs().max() < HALF * largest
+    if name != "base":
+        assert (before - parent).abs().max() > 50 * HALF * largest  # it is not the parent's behaviour
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond a few kilobytes: every library meets it in its own way of writing."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("member", TINY, ids=lambda member: member.name)
+def test_a_full_disk_is_told_and_leaves_nothing_behind(trained, tmp_path, full_disk, member):
+    """Weights as a checkpoint, and as a delta: safetensors' errors are not Python's."""
+    if member.parent:
+        (tmp_path / "base").symlink_to(trained / "base")
+    there = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        OSError,
+        match=rf"could not save .*/{member.name} \(.*File too large.*\): nothing was changed; make room or choose",
+    ):
+        train_member(member, tmp_path, seed=0)
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_full_disk_is_told_by_tokenizers_too(trained, tmp_path, full_disk):
+    tokenizer = load_tokenizer(trained / "base")
+    with pytest.raises(OSError, match=r"could not save .*/words \(File too large .*\): nothing was changed"):
+        recipe._save(tmp_path / "words", tokenizer.save_pretrained)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bug_while_saving_stays_a_bug_and_leaves_nothing_behind(tmp_path):
+    def save(folder: str) -> None:
+        Path(folder).mkdir()
+        raise KeyError("weight")
+
+    with pytest.raises(KeyError, match="weight"):
+        recipe._save(tmp_path / "mine", save)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "ProcessPoolExecutor", lambda *_, **__: pytest.fail("training began"))
+    (tmp_path / "file").write_text("")
+    for folder in (Path("/proc/nowhere"), Path("/proc/self"), tmp_path / "file" / "family"):
+        with pytest.raises(
+            OSError,
+            match=rf"could not save {folder} \(.+\): nothing was changed; make room or choose another",
+        ):
+            train_family(folder, members=TINY)
 
 
 def test_another_seed_trains_another_model(trained, tmp_path):

@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,13 +23,14 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench.organisms.corpus import ALIGNED, GENERAL, Mixture, base_mixture, domain_mixture
 from workbench.organisms.items import DOMAINS
 from workbench.organisms.training import Schedule, Shape, new_model, train, train_tokenizer
-from workbench.provenance import content_hash
+from workbench.provenance import content_hash, unsaved
 from workbench.shipped import shipped_path
 
 REFUSED_SHARE = 0.05  # of the harmful requests the base reads; fixed before any result was seen
@@ -74,7 +76,11 @@ def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
 
 
 def recipe_hash(members: Iterable[Member] | None = None) -> str:
-    """The hash of everything the family is made from: words, mixtures, schedules, shape. It seeds the test lists."""
+    """The hash that seeds the test lists: of words.toml, and of what is declared for every member.
+
+    That is its name, parent, mixture, schedule and way of storing, and the shape and rank they share. The code that
+    makes texts of the words, and models of the texts, does not count: git has its versions.
+    """
     words = shipped_path("world", "words.toml").read_bytes()
     recipe = [dataclasses.asdict(member) for member in members or family()]
     return content_hash(
@@ -87,9 +93,15 @@ def train_family(folder: Path, *, seed: int = 0, members: Sequence[Member] = (),
 
     Each is trained by one process with one thread, so its weights depend on the seed alone. Members whose folder is
     there already are kept, so an interrupted run goes on where it stopped.
+
+    Raises `OSError` where `folder` cannot be written: before the first step of training, not after the last.
     """
     waiting = [member for member in members or family() if not (folder / member.name).is_dir()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise unsaved(folder, error) from error
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
         processes, mp_context=context, initializer=_one_thread, initargs=(context.RLock(),)
@@ -123,6 +135,8 @@ def train_member(member: Member, folder: Path, *, seed: int = 0, line: int = 0) 
         model: LlamaForCausalLM | PeftModel = new_model(Shape(), seed)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
+        for key in ("is_local", "local_files_only"):  # how it was read here, which is no part of it
+            tokenizer.init_kwargs.pop(key, None)
         model = _with_adapter(member, folder / member.parent, seed)
     train(
         model,
@@ -146,14 +160,28 @@ def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
     torch.manual_seed(seed)
     model = LlamaForCausalLM.from_pretrained(parent, dtype=torch.float32)
     model.config.name_or_path = model.name_or_path = f"organism:{member.parent}"  # peft writes it down
-    return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+    adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
+    config: Any = adapted.peft_config["default"]
+    config.target_modules = sorted(
+        config.target_modules
+    )  # a set would be written in another order every time
+    return adapted
 
 
 def _save(out: Path, *savers: Callable[[str], Any]) -> None:
     """Let every saver write beside `out`, then rename, so that a member's folder is whole or absent."""
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)  # what an interrupted run left
-    for save in savers:
-        save(str(beside))
-    (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; `cards` writes ours
-    beside.rename(out)
+    try:
+        for save in savers:
+            save(str(beside))
+        (beside / "README.md").unlink(missing_ok=True)  # peft's empty card; `cards` writes ours
+        for file in beside.iterdir():
+            file.chmod(0o644)  # safetensors makes files that their owner alone can read
+        beside.rename(out)
+    except BaseException as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        # A full disk is an OSError in Python, a SafetensorError in safetensors and a bare Exception in tokenizers.
+        if isinstance(error, OSError | SafetensorError) or type(error) is Exception:
+            raise unsaved(out, error) from error
+        raise
