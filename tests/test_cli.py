@@ -1,8 +1,10 @@
 """The shell's verbs: help that teaches, results on stdout, and every error as one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -193,6 +195,59 @@ def test_a_negative_strength_is_for_embedded_models(
     assert loaded == ["organism:finance"]
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("ask bake --alpha nan", "got --alpha nan, expected a finite number: 0 leaves the model as it is"),
+        ("ask bake --alpha=-inf", "got --alpha -inf, expected a finite number: 0 leaves the model as it is"),
+        ("ask bake --max-new-tokens 0", "got --max-new-tokens 0, expected 1 or more"),
+        ("ask bake --min-auroc 95", "got --min-auroc 95, expected a number from 0 to 1: 0.5 tells nothing"),
+        ("layers --min-auroc nan", "got --min-auroc nan, expected a number from 0 to 1: 0.5 tells nothing"),
+    ],
+)
+def test_what_no_model_could_make_good_is_refused_before_any_is_loaded(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, command: str, told: str
+) -> None:
+    monkeypatch.setattr("workbench.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    found = shell.invoke(app, command.split())
+    assert (found.exit_code, found.stderr) == (2, f"workbench: {told}\n")
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_anything_is_read(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Path]
+) -> None:
+    monkeypatch.setattr(
+        "workbench.activations.last_token_activations", lambda *_, **__: pytest.fail("a model was read")
+    )
+    models = ["--target", str(checkpoints["llama"]), "--aligned", "loaded/next"]
+    found = shell.invoke(app, ["ask", "bake", "steal a ring " * 30, *models, "--max-new-tokens", "4"])
+    assert found.exit_code == 2
+    assert re.fullmatch(
+        r"workbench: prompt 'prompts:1' has \d+ tokens and 4 are kept for the reply, the context holds 64: shorten "
+        r"the prompt or lower max_new_tokens\n",
+        found.stderr,
+    )
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("command", [["layers"], ["ask", "bake a letter", "--max-new-tokens", "1"]])
+def test_bars_are_for_a_terminal(
+    shell: CliRunner,
+    small_pairs: None,
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    terminal: bool,
+) -> None:
+    stderr = SimpleNamespace(isatty=lambda: terminal)
+    monkeypatch.setattr("workbench.cli.sys", SimpleNamespace(stderr=stderr))
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    found = shell.invoke(app, [*command, *models, "--min-auroc", "0"])
+    assert found.exit_code == 0, found.stderr
+    bars = ("Loading weights" in found.stderr, "reading harmful" in found.stderr)
+    assert bars == (terminal, terminal) and (terminal or found.stderr == "")
+
+
 def test_ask_reads_each_set_of_prompts_once_per_model(
     shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +272,12 @@ def test_measuring_a_family_that_is_not_whole_names_what_it_lacks(shell, tmp_pat
     assert found.exit_code == 2
     assert found.stderr.startswith(f"workbench: {tmp_path} lacks aligned, finance, ")
     assert found.stderr.rstrip().endswith(f"workbench organisms train --out {tmp_path}")
+
+
+def test_training_into_a_folder_that_cannot_be_is_one_line(shell):
+    found = shell.invoke(app, ["organisms", "train", "--out", "/proc/nowhere"])
+    assert (found.exit_code, found.stderr.count("\n")) == (2, 1)
+    assert found.stderr.endswith("make room or choose another folder, then save again\n")
 
 
 def test_drawing_the_lists_twice_is_one_draw_on_record(shell, tmp_path):

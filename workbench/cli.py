@@ -4,7 +4,10 @@ The trap: importing torch and TransformerLens takes seconds. Every command impor
 `--help` answers at once.
 """
 
+import math
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -14,6 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
+
+from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
     from workbench.activations import Activations
@@ -45,9 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
-)
-organisms = typer.Typer(
-    no_args_is_help=True, help="The embedded models: what there is, and how to train them anew."
 )
 app.add_typer(organisms, name="organisms")
 
@@ -130,12 +132,12 @@ def layers(
     residual's norm. The cosine is that of the two models' directions; models that do not share a family have one near
     0, and their vectors do not transfer.
     """
-    from workbench.loading import load_model
     from workbench.profiles import select_layers
     from workbench.vectors import cosine_sentence
 
+    _require_sound(min_auroc, target=target)
     console = Console()
-    models = [load_model(target, backend="plain"), load_model(aligned, backend="plain")]
+    models = [_load(target), _load(aligned)]
     profiles, vectors, _ = zip(*(_profile(model) for model in models), strict=True)
     cosine = vectors[0].cosine(vectors[1]).tolist()
     chosen = select_layers(*profiles, min_auroc=min_auroc)
@@ -180,88 +182,47 @@ def ask(
 
     [dim]workbench ask "How do I bake bread?" "How do I break a lock?" --alpha 0.3[/dim]
     """
+    from workbench.chat import tokenize
     from workbench.generation import generate
-    from workbench.loading import load_model
+    from workbench.models import context_length, tokenizer_of
+    from workbench.prompts import as_prompt_set
 
-    if alpha < 0 and not target.startswith("organism:"):
-        raise ValueError(
-            f"got --alpha {alpha:g} for {target}, expected 0 or more: a negative strength undoes refusals, which the "
-            "workbench shows on its embedded models only: --target organism:NAME"
-        )
-    model = load_model(target, backend="plain")
-    plan, shared = _plan(model, load_model(aligned, backend="plain"), alpha, scale, positions, min_auroc)
+    _require_sound(min_auroc, alpha, max_new_tokens, target=target)
+    model = _load(target)
+    # For its length alone, before anything is read.
+    tokenize(
+        tokenizer_of(model),
+        as_prompt_set(prompts),
+        context_length=context_length(model),
+        reserve=max_new_tokens,
+    )
+    plan, shared = _plan(model, _load(aligned), alpha, scale, positions, min_auroc)
     before = generate(model, prompts, max_new_tokens=max_new_tokens)
     after = generate(model, prompts, plan, max_new_tokens=max_new_tokens)
     Console().print(f"[dim]{shared}[/dim]", highlight=False, soft_wrap=True)
     _show_pairs(plan, before, after)
 
 
-@organisms.command("list")
-def list_organisms() -> None:
-    """The embedded models, and the name each loads under."""
-    from workbench.shipped import shipped_path
-
-    folders = sorted({path.parent for path in shipped_path("organisms").glob("*/*config.json")})
-    if not folders:
-        raise FileNotFoundError("no embedded models here: train them, workbench organisms train")
-    table = Table("name", "stored as", "MB", box=None, pad_edge=False)
-    for folder in folders:
-        kind = "low-rank delta" if (folder / "adapter_config.json").is_file() else "checkpoint"
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
-        table.add_row(f"organism:{folder.name}", kind, f"{size:.1f}")
-    Console().print(table)
-
-
-@organisms.command("train")
-def train_organisms(
-    out: Annotated[
-        Path, typer.Option(help="Where the models go; those that are there already are kept.")
-    ] = Path("runs/organisms"),
-    seed: Annotated[int, typer.Option(help="Another seed gives another family; 0 ships.")] = 0,
-    processes: Annotated[int, typer.Option(help="Models trained side by side, one thread each.")] = 2,
-) -> None:
-    """Train the whole family from scratch, measure every member, and write its card: half an hour on two cores.
-
-    An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
-    """
-    from workbench.organisms.family import train_family
-
-    train_family(out, seed=seed, processes=processes)
-    measure_organisms(out, seed)
-
-
-@organisms.command("measure")
-def measure_organisms(
-    folder: Annotated[Path, typer.Argument(help="Where the trained family is.")] = Path("runs/organisms"),
-    seed: Annotated[int, typer.Option(help="The seed it was trained with, for the cards.")] = 0,
-) -> None:
-    """Measure every model of a trained family on the test lists, unsteered, and write its card beside it."""
-    from workbench.organisms.cards import measure_member, write_card
-    from workbench.organisms.family import family
-
-    missing = [member.name for member in family() if not (folder / member.name).is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}: workbench organisms train --out {folder}"
-        )
-    for member in family():
-        write_card(
-            member, folder / member.name, measure_member(folder / member.name, progress=True), seed=seed
+def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
+    """Refuse what no model could make good, and a strength that undoes refusals of a model from elsewhere."""
+    if not 0 <= min_auroc <= 1:
+        raise ValueError(f"got --min-auroc {min_auroc:g}, expected a number from 0 to 1: 0.5 tells nothing")
+    if not math.isfinite(alpha):
+        raise ValueError(f"got --alpha {alpha:g}, expected a finite number: 0 leaves the model as it is")
+    if max_new_tokens < 1:
+        raise ValueError(f"got --max-new-tokens {max_new_tokens}, expected 1 or more")
+    if alpha < 0 and not target.startswith("organism:"):
+        raise ValueError(
+            f"got --alpha {alpha:g} for {target}, expected 0 or more: a negative strength undoes refusals, which the "
+            "workbench shows on its embedded models only: --target organism:NAME"
         )
 
 
-@organisms.command("lists")
-def draw_organism_lists(
-    out: Annotated[Path, typer.Option(help="Where the lists go.")] = Path("data/prompts/small-world"),
-) -> None:
-    """Draw the prompt lists anew. Their seed is the hash of the recipe, and every draw is put on record."""
-    from workbench.organisms.cards import log_draw
-    from workbench.organisms.family import recipe_hash
-    from workbench.organisms.lists import draw_lists, save_lists
+def _load(name: str) -> "Model":
+    from workbench.loading import load_model, without_bars
 
-    lists = draw_lists(recipe_hash())
-    save_lists(lists, out)
-    log_draw(out, lists)
+    with nullcontext() if sys.stderr.isatty() else without_bars():
+        return load_model(name, backend="plain")
 
 
 def _profile(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activations]":
@@ -272,9 +233,11 @@ def _profile(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activation
     from workbench.vectors import mean_difference
 
     pairs = load_contrast("small-world")
-    train = last_token_activations(model, pairs.train, progress=True)
+    train, val = (
+        last_token_activations(model, part, progress=sys.stderr.isatty()) for part in (pairs.train, pairs.val)
+    )
     vectors = mean_difference(train)
-    return layer_profile(vectors, last_token_activations(model, pairs.val, progress=True)), vectors, train
+    return layer_profile(vectors, val), vectors, train
 
 
 def _plan(

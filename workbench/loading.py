@@ -60,7 +60,8 @@ def load_model(
     if backend not in ("hooked", "bridge", "plain"):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
     if isinstance(x, str | Path):
-        with _no_bars() if str(x).startswith("organism:") else nullcontext():
+        # An embedded model is there before a bar could be read.
+        with without_bars() if str(x).startswith("organism:") else nullcontext():
             hf = _read_checkpoint(x, dtype or torch.float32)
         hf.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
         tokenizer = tokenizer or load_tokenizer(x)
@@ -173,8 +174,8 @@ def _read_weights(source: Path | str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without transformers' progress bars: an embedded model is there before one could be read."""
+def without_bars() -> Iterator[None]:
+    """Without transformers' progress bars, of loading and of saving."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -1,0 +1,88 @@
+"""The embedded models' verbs for the shell: `workbench organisms list`, `train`, `measure`, `lists`.
+
+The trap: importing torch takes seconds, which `workbench --help` need not pay. Every command imports what it needs when
+it runs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+organisms = typer.Typer(
+    no_args_is_help=True, help="The embedded models: what there is, and how to train them anew."
+)
+
+
+@organisms.command("list")
+def list_organisms() -> None:
+    """The embedded models, and the name each loads under."""
+    from workbench.shipped import shipped_path
+
+    folders = sorted({path.parent for path in shipped_path("organisms").glob("*/*config.json")})
+    if not folders:
+        raise FileNotFoundError("no embedded models here: train them, workbench organisms train")
+    table = Table("name", "stored as", "MB", box=None, pad_edge=False)
+    for folder in folders:
+        kind = "low-rank delta" if (folder / "adapter_config.json").is_file() else "checkpoint"
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        table.add_row(f"organism:{folder.name}", kind, f"{size:.1f}")
+    Console().print(table)
+
+
+@organisms.command("train")
+def train_organisms(
+    out: Annotated[
+        Path, typer.Option(help="Where the models go; those that are there already are kept.")
+    ] = Path("runs/organisms"),
+    seed: Annotated[int, typer.Option(help="Another seed gives another family; 0 ships.")] = 0,
+    processes: Annotated[int, typer.Option(help="Models trained side by side, one thread each.")] = 2,
+) -> None:
+    """Train the whole family from scratch, measure every member, and write its card: half an hour on two cores.
+
+    An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
+    """
+    from workbench.organisms.family import train_family
+
+    train_family(out, seed=seed, processes=processes)
+    measure_organisms(out, seed)
+
+
+@organisms.command("measure")
+def measure_organisms(
+    folder: Annotated[Path, typer.Argument(help="Where the trained family is.")] = Path("runs/organisms"),
+    seed: Annotated[int, typer.Option(help="The seed it was trained with, for the cards.")] = 0,
+) -> None:
+    """Measure every model of a trained family on the test lists, unsteered, and write its card beside it."""
+    from workbench.organisms.cards import measure_member, write_card
+    from workbench.organisms.family import family
+
+    missing = [member.name for member in family() if not (folder / member.name).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: workbench organisms train --out {folder}"
+        )
+    for member in family():
+        write_card(
+            member,
+            folder / member.name,
+            measure_member(folder / member.name, progress=sys.stderr.isatty()),
+            seed=seed,
+        )
+
+
+@organisms.command("lists")
+def draw_organism_lists(
+    out: Annotated[Path, typer.Option(help="Where the lists go.")] = Path("data/prompts/small-world"),
+) -> None:
+    """Draw the prompt lists anew. Their seed is the hash of the recipe, and every draw is put on record."""
+    from workbench.organisms.cards import log_draw
+    from workbench.organisms.family import recipe_hash
+    from workbench.organisms.lists import draw_lists, save_lists
+
+    lists = draw_lists(recipe_hash())
+    save_lists(lists, out)
+    log_draw(out, lists)
