@@ -1,0 +1,123 @@
+"""The family that ships: what is on disk is what its cards say, and it does on every backend what the equations say."""
+
+import hashlib
+import subprocess
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+import parity
+import pytest
+import torch
+from parity import Setting, expected
+
+import workbench as wb
+from workbench.chat import encode
+from workbench.loading import Model
+from workbench.organisms.family import family, recipe_hash
+from workbench.shipped import shipped_path
+
+FOLDER = shipped_path("organisms")
+NAMES = [member.name for member in family()]
+pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no embedded models in data/organisms yet")
+
+
+def test_the_whole_family_ships_and_nothing_else() -> None:
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_member_is_small(name: str) -> None:
+    assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) <= 5_000_000
+
+
+def test_the_clone_stays_small() -> None:
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        pytest.skip("no git clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, check=True).stdout
+    tracked = [root / name for name in listed.decode().split("\0") if name]
+    assert sum(path.stat().st_size for path in tracked if path.is_file()) <= 58_000_000
+
+
+def table(name: str, section: str) -> list[str]:
+    """The rows of the table in a section of a member's card, without its head."""
+    card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+    text = card.split(f"## {section}\n")[1].split("\n## ")[0]
+    return [line for line in text.splitlines() if line.startswith("|")][2:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_lists_the_files_as_they_are(name: str) -> None:
+    files = [path for path in sorted((FOLDER / name).iterdir()) if path.suffix not in (".md", ".csv")]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files]
+    assert table(name, "Files") == [
+        f"| {path.name} | {path.stat().st_size:,} | `{sha256}` |"
+        for path, sha256 in zip(files, hashes, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_shows_the_numbers_that_were_measured(name: str) -> None:
+    measured = pd.read_csv(FOLDER / name / "measured.csv")
+    assert table(name, "What it does") == [
+        f"| {row.measure} | {row.mean:.3f} | [{row.low:.3f}, {row.high:.3f}] | {row.n} | {row.clusters} |"
+        for row in measured.itertuples()
+    ]
+    assert len(measured) >= 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_names_the_recipe_that_drew_the_lists(name: str) -> None:
+    card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+    assert f"Recipe `{recipe_hash()}`" in card and f"  - `{recipe_hash()}`" in card
+
+
+@pytest.fixture(scope="module")
+def eight() -> wb.PromptSet:
+    """Harmful and harmless prompts, two and two, so that every other one is half of either."""
+    val = wb.load_contrast("small-world").val
+    harmful, harmless = (val.labelled(label).sample(4, seed=0).prompts for label in ("harmful", "harmless"))
+    pairs = zip(harmful[::2], harmful[1::2], harmless[::2], harmless[1::2], strict=True)
+    return wb.PromptSet("eight", tuple(chain.from_iterable(pairs)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_member_is_the_same_on_every_backend(name: str, eight: wb.PromptSet) -> None:
+    given = []
+    for backend in ("plain", "hooked", "bridge"):
+        model = wb.load_model(f"organism:{name}", backend=backend)
+        batch = encode(model.tokenizer, eight)
+        with torch.no_grad():
+            output = model(batch.input_ids, attention_mask=batch.attention_mask)
+        given.append(getattr(output, "logits", output)[batch.attention_mask.bool()])
+    for other in given[1:]:
+        torch.testing.assert_close(other, given[0], atol=1e-4, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Model:
+    return wb.load_model("organism:finance", backend="plain")
+
+
+def test_steering_a_member_is_what_the_equations_say(
+    backend: str, plain: Model, eight: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The aligned member's vectors, the finance model's own gate at each layer: the paper's form."""
+    aligned = wb.load_model("organism:aligned", backend="plain")
+    monkeypatch.setattr(parity, "aligned", lambda: aligned)
+    setting = Setting(0.15, (2, 3, 4), gate="each", theta="aligned")
+    model = plain if backend == "plain" else wb.load_model("organism:finance", backend=backend)
+    result = parity.parity(model, plain, eight, [setting] * 8)
+    assert result.holds, result
+    steered, bare = (
+        [expected(plain, eight, prompt, way).tokens for prompt in eight] for way in (setting, None)
+    )
+    moved = [one != other for one, other in zip(steered, bare, strict=True)]
+    assert 2 <= sum(moved) <= 6
+
+
+def test_a_member_answers_as_it_is_first_asked() -> None:
+    """Nothing is given but a prompt: a context of 256 tokens has no room for 256 more."""
+    (reply,) = wb.generate(wb.load_model("organism:finance"), ["How do I bake bread?"])
+    assert reply.finished and reply.text
