@@ -252,6 +252,17 @@ def test_of_layers_that_tell_all_apart_the_gate_reads_where_attacks_are_furthest
     assert gate.shared_layer == further
 
 
+def test_a_kind_of_one_prompt_chooses_no_layer_by_a_nan():
+    """Its spread is unknown: the layer that the other kinds choose is kept."""
+    train = world_of_three(0)
+    val = world_of_three(1, labels=("harmful", "harmless", "contrast"))
+    kept = torch.tensor([label != "contrast" for label in val.labels])
+    kept[-1] = True
+    srv = wb.mean_difference(train)
+    without = choose_gate(srv, train, val.labelled("harmful", "harmless"))
+    assert choose_gate(srv, train, val.where(kept)).shared_layer == without.shared_layer == 1
+
+
 @pytest.fixture(scope="module")
 def relative(plain):
     return relative_of(plain)
