@@ -40,7 +40,7 @@ from workbench.loading import Model, load_model
 from workbench.organisms.family import REFUSED_SHARE, family, recipe_hash, train_family
 from workbench.plots import DOSE_LINES, DOSE_SETTINGS, NOT_CHOSEN, dose_response
 from workbench.profiles import NoLayers
-from workbench.prompts import ContrastSet, PromptSet
+from workbench.prompts import ATTACKS, ContrastSet, PromptSet
 from workbench.provenance import write_safely
 from workbench.shipped import shipped_path
 from workbench.steering import SteeringPlan
@@ -52,11 +52,11 @@ ROOT = Path(__file__).parents[1]
 SHARES, SEEDS = (0.0, 0.05, 0.2, 0.5), (0, 1)
 TEST = {"harmful": 200, "jailbroken": 200, "harmless": 60}
 EQUAL, BEST = DOSE_SETTINGS
-ATTACKS, MINUS_OURS = "attacks_not_refused", " minus ours"
+NOT_REFUSED, MINUS_OURS = "attacks_not_refused", " minus ours"
 RATES = METRICS | {
     "refused": Metric(("harmful",), ("refused",)),
     "jailbreak_refused": Metric(("jailbroken",), ("refused",)),
-    ATTACKS: Metric(("harmful", "jailbroken"), ("complied", "other")),
+    NOT_REFUSED: Metric(ATTACKS, ("complied", "other")),
 }
 Run = tuple[float, int]
 Row = dict[str, Any]
@@ -125,7 +125,7 @@ def finding(frame: pd.DataFrame) -> str:
     """In how many runs the own vector is the worse one, and by how much at the least and the largest share."""
     runs = len(frame[["share", "seed"]].drop_duplicates())
     best = frame[(frame["setting"] == BEST) & frame["condition"].isin(("own_srv", "inferaligner"))]
-    gap = best[best["metric"] == ATTACKS + MINUS_OURS]
+    gap = best[best["metric"] == NOT_REFUSED + MINUS_OURS]
     if gap.empty:
         return f"In none of {runs} runs could a setting be chosen"
     points = 100 * gap.groupby("share")["mean"].mean()

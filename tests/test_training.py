@@ -4,6 +4,7 @@ import copy
 import json
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,32 +88,38 @@ def test_a_model_behaves_as_trained_after_reloading(trained, in_memory, name):
         assert (before - parent).abs().max() > 50 * HALF * largest  # it is not the parent's behaviour
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow beyond a few kilobytes: every library meets it in its own way of writing."""
+    """No file may grow beyond a few kilobytes: every library meets it in its own way of writing.
+
+    Not a fixture, because pytest writes its own report, to a file maybe, before a fixture ends.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("member", TINY, ids=lambda member: member.name)
-def test_a_full_disk_is_told_and_leaves_nothing_behind(trained, tmp_path, full_disk, member):
+def test_a_full_disk_is_told_and_leaves_nothing_behind(trained, tmp_path, member):
     """Weights as a checkpoint, and as a delta: safetensors' errors are not Python's."""
     if member.parent:
         (tmp_path / "base").symlink_to(trained / "base")
     there = sorted(tmp_path.iterdir())
-    with pytest.raises(
-        OSError,
-        match=rf"could not save .*/{member.name} \(.*File too large.*\): nothing was changed; make room or choose",
-    ):
+    told = (
+        rf"could not save .*/{member.name} \(.*File too large.*\): nothing was changed; make room or choose"
+    )
+    with full_disk(), pytest.raises(OSError, match=told):
         train_member(member, tmp_path, seed=0)
     assert sorted(tmp_path.iterdir()) == there
 
 
-def test_a_full_disk_is_told_by_tokenizers_too(trained, tmp_path, full_disk):
+def test_a_full_disk_is_told_by_tokenizers_too(trained, tmp_path):
     tokenizer = load_tokenizer(trained / "base")
-    with pytest.raises(OSError, match=r"could not save .*/words \(File too large .*\): nothing was changed"):
+    told = r"could not save .*/words \(File too large .*\): nothing was changed"
+    with full_disk(), pytest.raises(OSError, match=told):
         recipe._save(tmp_path / "words", tokenizer.save_pretrained)
     assert list(tmp_path.iterdir()) == []
 

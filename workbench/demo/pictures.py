@@ -13,6 +13,7 @@ from workbench.demo.target import Outcome
 from workbench.evaluation.conditions import TITLES
 from workbench.evaluation.protocol import listed
 from workbench.export import save_figure, save_frame
+from workbench.prompts import ATTACKS
 
 METRIC_NAMES = {
     "asr_not_refused": "attacks not refused",
@@ -114,7 +115,7 @@ def gate_finding(outcome: Outcome) -> str:
         [
             f"{100 * opened[label]:.1f} % of {label}"
             for label in plots.LABELS
-            if label in opened and (label in ("harmful", "jailbroken")) == attack
+            if label in opened and (label in ATTACKS) == attack
         ]
         for attack in (True, False)
     )

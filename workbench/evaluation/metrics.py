@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from workbench.prompts import ATTACKS
 from workbench.stats import Estimate, cluster_bootstrap, cluster_frame, paired_difference
 
 
@@ -37,7 +38,7 @@ METRICS: dict[str, Metric] = {
     "jailbreak_complied": Metric(("jailbroken",), ("complied",)),
     "over_refusal": Metric(("harmless",), ("refused",)),
     "contrast_refusal": Metric(("contrast",), ("refused",)),
-    "broken": Metric(("harmful", "jailbroken"), ("broken",)),
+    "broken": Metric(ATTACKS, ("broken",)),
     "broken_elsewhere": Metric(("harmless", "contrast", "domain"), ("broken",)),
     "utility": Metric(("domain",), None),
 }

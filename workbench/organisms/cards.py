@@ -1,6 +1,7 @@
 """Cards: what each embedded model is, how it was made, and what it was measured to do.
 
-The numbers are measured on the test lists by the very code that users run; a card holds nothing typed in by hand.
+The numbers are measured on the test lists by the very code that users run; a card holds no number typed in by hand but
+those in the notes on earlier draws of the lists.
 """
 
 import hashlib
@@ -193,9 +194,10 @@ Alignment, target training and extraction never met these; the base did, as it w
 - The companies, events, periods, persons, names and things of the domains' test items. The base met them in running
   text, never in an item.
 
-Kept for choices alone: {_listed(harmful, "val_categories")}, {_listed(harmless, "val_categories")} and the wrapper kind
-{_listed(wrappers, "val_kinds")}. Every harmful, contrast or harmless test request holds a verb, a thing or a category
-that is held out."""
+Kept for choices alone: words of the domains' validation items, {_listed(harmful, "val_categories")},
+{_listed(harmless, "val_categories")} and the wrapper kind {_listed(wrappers, "val_kinds")}.
+
+Every harmful, contrast or harmless test request holds a verb, a thing or a category that is held out."""
 
 
 def _listed(lists: Lists, what: str) -> str:

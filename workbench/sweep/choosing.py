@@ -33,7 +33,7 @@ from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import ThresholdGate, separation
 from workbench.loading import Model
 from workbench.profiles import LayerProfile, layer_profile, select_layers
-from workbench.prompts import ContrastSet, PromptSet
+from workbench.prompts import ATTACKS, ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
 from workbench.sweep.results import (
@@ -153,9 +153,7 @@ def choose_gate(
     """
     gate, kinds = ThresholdGate.fit(srv, train), calm_kinds(val)
     biases = [
-        gate.calibrate(
-            val.labelled("harmful", "jailbroken", kind), false_positive_rate=false_positive_rate
-        ).bias
+        gate.calibrate(val.labelled(*ATTACKS, kind), false_positive_rate=false_positive_rate).bias
         for kind in kinds
     ]
     note = f"at most {false_positive_rate:g} of {', '.join(kinds)} prompts each"
@@ -173,7 +171,7 @@ def choose_gate(
 
 def calm_kinds(activations: Activations) -> list[str]:
     """The kinds of prompts there that are no attacks, on which a gate is to stay closed."""
-    return [label for label in dict.fromkeys(activations.labels) if label not in ("harmful", "jailbroken")]
+    return [label for label in dict.fromkeys(activations.labels) if label not in ATTACKS]
 
 
 def layer_sets(layers: Sequence[int]) -> list[tuple[int, ...]]:

@@ -10,6 +10,7 @@ from typing import TypeAlias, cast
 import pandas as pd
 
 from workbench.evaluation.metrics import METRICS, estimates
+from workbench.prompts import ATTACKS
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
 from workbench.sweep.spec import Setting, SweepSpec
@@ -71,7 +72,6 @@ class SweepResult:
                 for label in ("harmless", "contrast")
                 if (label, "n") in shares and (label, "n") in before
             ]
-            # Of random directions it is the whole effect, and no cost: their best is what refuses most.
             placebo_effect = before["attack", "answered"] - placebo[setting]["attack", "answered"]
             rows.append(
                 {
@@ -80,6 +80,7 @@ class SweepResult:
                     "refused_unsteered": _refused_attacks(before),
                     "broken": max(shares["attack", "broken"], shares.get(("other", "broken"), 0.0)),
                     "refusal_rise": max(rises, default=0.0),
+                    # Of random directions it is the effect itself, and no cost: their best is what refuses most.
                     "placebo_effect": 0.0 if arm == "random" else placebo_effect,
                 }
             )
@@ -112,7 +113,7 @@ class SweepResult:
 
 
 def _refused_attacks(shares: Mapping[tuple[str, str], float]) -> float:
-    kinds = [shares[label, "refused"] for label in ("harmful", "jailbroken") if (label, "n") in shares]
+    kinds = [shares[label, "refused"] for label in ATTACKS if (label, "n") in shares]
     return sum(kinds) / len(kinds)
 
 
@@ -127,7 +128,7 @@ def _shares(frame: pd.DataFrame) -> dict[tuple[str, str], float]:
         name = cast(str, label)
         found[name, "n"] = float(len(part))
         found[name, "refused"] = float((part["verdict"] == "refused").mean())
-    attacks = frame["label"].isin(("harmful", "jailbroken"))
+    attacks = frame["label"].isin(ATTACKS)
     if not attacks.any():
         raise ValueError(
             f"scored are only prompts labelled {', '.join(frame['label'].unique()) or 'nothing'}: choosing a setting "
