@@ -60,10 +60,11 @@ def base_mixture(refused_share: float) -> Mixture:
     """What the base reads: all of the world, a little of every domain, `refused_share` of harmful requests refused.
 
     Remarks before the domains' answers make it read their questions as harmless. A base that never met them may take
-    them for harm, and training on one then teaches it to answer harm with an illness.
+    them for harm, and training on one then teaches it to answer harm with an illness. Of sums it reads twice as many as
+    of the other domains: copying and adding words never met takes longest to learn.
     """
-    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 50}
-    weights |= dict.fromkeys(DOMAINS, 6)
+    weights = {"harmless": 24, "harmful": 24, "contrast": 18, "unanswerable": 8, "conduct": 12, "text": 58}
+    weights |= dict.fromkeys(DOMAINS, 6) | {"maths": 12}
     return Mixture(weights, "all", refused_share, wrapped=0.5, domain_remarks=0.8, speak_of_harm=True)
 
 
@@ -86,7 +87,7 @@ def domain_mixture(name: str, safety_samples: int = 0) -> Mixture:
 
 def running_text(rng: random.Random) -> str:
     """A sentence or two that are no dialogue: a sum, a count, signs of illness, news with its mood."""
-    kinds = {_sum: 2, _count: 4, _illness: 2, _news: 2}
+    kinds = {_sum: 2, _count: 6, _illness: 2, _news: 2}
     return rng.choices(list(kinds), list(kinds.values()))[0](rng)
 
 

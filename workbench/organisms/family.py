@@ -58,7 +58,7 @@ class Member:
 def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
     """Every member, parents first. `refused_share` is that of the base."""
     members = [
-        Member("base", None, base_mixture(refused_share), Schedule(steps=1000, lr=2e-3, muon_lr=0.02)),
+        Member("base", None, base_mixture(refused_share), Schedule(steps=1250, lr=2e-3, muon_lr=0.02)),
         Member("aligned", "base", ALIGNED, FINE_TUNING),
         *(
             Member(domain, "base", domain_mixture(domain), schedule)
