@@ -332,6 +332,18 @@ def test_every_choice_is_made_and_told(made):
     assert cosine_sentence(made.evidence.srv, made.evidence.ssv, made.ours.layers) in made.sentences()
 
 
+def test_what_the_controls_share_with_the_aligned_models_vector_is_told(made):
+    found = replace(made, ours=made.ours.with_layers((1, 2)))
+    shuffled, other = (
+        vectors.cosine(made.evidence.ssv)[1:3].tolist()
+        for vectors in (made.evidence.shuffled, made.evidence.other_concept)
+    )
+    (said,) = [sentence for sentence in found.sentences() if sentence.startswith("of the controls")]
+    first, second = said.split("that of another concept")
+    assert f"cosine {min(shuffled):+.2f} to {max(shuffled):+.2f} with" in first
+    assert second == f" {min(other):+.2f} to {max(other):+.2f}"
+
+
 def told(made, **steered):
     """The last sentence of `made`, had its raw sweep shown these verdicts at α = 1, 2, 3."""
     raw = result(made_up(**steered), made.raw.spec)

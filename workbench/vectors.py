@@ -197,8 +197,7 @@ def cosine_sentence(srv: SteeringVectors, ssv: SteeringVectors, layers: Sequence
         raise ValueError("got no layers, expected at least one: name those that are steered")
     cosine, band = srv.cosine(ssv), random_band(srv.space.d_model)
     over = {layer: float(cosine[layer]) for layer in layers}
-    low, high = min(over.values()), max(over.values())
-    said = f"{low:+.2f}" if len(over) == 1 else f"{low:+.2f} to {high:+.2f}"
+    said = cosine_range(srv, ssv, layers)
     said = f"the directions of target and aligned model have cosine {said} over {_listed(over)}"
     alike = [layer for layer, value in over.items() if value <= band]
     if len(alike) == len(over):
@@ -208,6 +207,13 @@ def cosine_sentence(srv: SteeringVectors, ssv: SteeringVectors, layers: Sequence
         )
     beside = f", which it does not exceed at {_listed(alike)}" if alike else ""
     return f"{said}; random directions reach {band:.2f}{beside}"
+
+
+def cosine_range(vectors: SteeringVectors, others: SteeringVectors, layers: Sequence[int]) -> str:
+    """The least and the largest cosine of the two over `layers`, in words."""
+    cosine = vectors.cosine(others)[list(layers)]
+    low, high = float(cosine.min()), float(cosine.max())
+    return f"{low:+.2f}" if len(cosine) == 1 else f"{low:+.2f} to {high:+.2f}"
 
 
 def _difference(activations: Activations, positive: Tensor, note: str) -> SteeringVectors:

@@ -20,6 +20,7 @@ gate's layer. The vectors never see them.
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ from workbench.sweep.results import (
     safest,
 )
 from workbench.sweep.running import run_sweep
-from workbench.vectors import SteeringVectors, cosine_sentence, mean_difference, shuffled_labels
+from workbench.vectors import SteeringVectors, cosine_range, cosine_sentence, mean_difference, shuffled_labels
 
 MIN_AUROC = 0.95
 FALSE_POSITIVE_RATE = 0.01
@@ -95,6 +96,7 @@ class Choices:
     def sentences(self) -> list[str]:
         """How each choice was made, with its numbers, one sentence each."""
         ours, paper = self.ours, self.paper
+        alike = partial(cosine_range, self.evidence.ssv, layers=ours.layers)
         shared = self.gate.shared_layer
         val = self.strength.provenance.prompts
         bias = float(self.gate.bias[shared]) if shared is not None else float("nan")
@@ -110,6 +112,8 @@ class Choices:
             f"that refuse most attacks, where every point beyond {100 * MAX_BROKEN:g} % broken, beyond "
             f"{100 * MAX_REFUSAL_RISE:g} points more refusals of harmless or contrast prompts, and beyond "
             f"{100 * MAX_PLACEBO_EFFECT:g} % of attacks that random directions refuse or break costs {PENALTY:g}",
+            f"of the controls, the vector of shuffled labels has cosine {alike(self.evidence.shuffled)} with the "
+            f"aligned model's over these layers, that of another concept {alike(self.evidence.other_concept)}",
             f"paper-exact: layers {listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "
             f"raw{_raw_finding(self.raw, paper.alpha)}",
         ]
