@@ -14,29 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from workbench import PromptSet, load_contrast, load_model
 from workbench.loading import Backend, Model
 from workbench.models import model_name
-from workbench.shipped import shipped_path
-
-WORDS = (
-    "bake",
-    "mend",
-    "paint",
-    "sort",
-    "steal",
-    "forge",
-    "hide",
-    "break",
-    "lamp",
-    "ring",
-    "letter",
-    "boat",
-    "door",
-)
 
 
 @dataclass(frozen=True)
@@ -94,10 +75,7 @@ def arguments(description: str, *, repeats: int) -> argparse.Namespace:
 
 
 def subject(name: str, backend: Backend, n_prompts: int) -> tuple[Model, PromptSet]:
-    """The model and its prompts, half harmful and half harmless; a random one where none are embedded."""
-    if name.startswith("organism:") and not shipped_path("organisms").is_dir():
-        model = load_model(random_llama(), backend=backend, tokenizer=word_tokenizer())
-        return model, random_prompts(n_prompts)
+    """The model and its prompts, half harmful and half harmless."""
     test = load_contrast("small-world").test
     halves = [test.labelled(label).sample(n_prompts // 2, seed=0) for label in ("harmful", "harmless")]
     return load_model(name, backend=backend), halves[0] + halves[1]
@@ -105,7 +83,6 @@ def subject(name: str, backend: Backend, n_prompts: int) -> tuple[Model, PromptS
 
 def describe(options: argparse.Namespace, model: Model, prompts: PromptSet) -> None:
     """A line that says what is measured, and on what."""
-    name = model_name(model) or "a random Llama (no embedded models here)"
     millions = sum(weight.numel() for weight in model.parameters()) / 1e6
     machine = (
         torch.cuda.get_device_name()
@@ -113,43 +90,7 @@ def describe(options: argparse.Namespace, model: Model, prompts: PromptSet) -> N
         else f"{torch.get_num_threads()} CPU threads"
     )
     batch = f"{len(prompts)} prompts in batches of {options.batch_size}"
-    print(f"{name}, {millions:.1f} M parameters, {options.backend}; {batch}; {machine}")
-
-
-def random_llama() -> LlamaForCausalLM:
-    """A Llama of the embedded models' shape: what things cost depends on the shape, not on the weights."""
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=1280,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=8,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(shape)
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of a few words with a chat template."""
-    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = ["<unk>", "<s>", "</s>", "<user>", "<assistant>"]
-    words.train_from_iterator([" ".join(WORDS)], trainers.WordLevelTrainer(special_tokens=special))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    tokenizer.chat_template = "<s> {% for m in messages %} <user> {{ m['content'] }} {% endfor %} <assistant>"
-    return tokenizer
-
-
-def random_prompts(n: int) -> PromptSet:
-    """`n` prompts of 4 to 20 words, the first half harmful."""
-    rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, size=rng.integers(4, 21))) for _ in range(n)]
-    harmful = PromptSet.from_texts("harmful", texts[: n // 2], "harmful")
-    return harmful + PromptSet.from_texts("harmless", texts[n // 2 :], "harmless")
+    print(f"{model_name(model)}, {millions:.1f} M parameters, {options.backend}; {batch}; {machine}")
 
 
 def _wait_for_device() -> None:

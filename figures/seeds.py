@@ -1,8 +1,7 @@
 """What three trainings of the family do, from three seeds: the claims that one training alone could owe to luck.
 
 For every seed, over every test prompt: the aligned model as it is; each domain model as it is and under InferAligner,
-whose layers, gate, strength and positions are chosen anew, by the search of the full demo, controls and all, since a
-place that a control found is tried for ours, too. So seed 0 shows the numbers of the main table.
+whose layers, gate, strength and positions are chosen anew, by the search of the full demo but for its controls' own.
 
     python figures/seeds.py 0=data/organisms 1=runs/seed-1 2=runs/seed-2
 
@@ -44,7 +43,7 @@ def measure_one(seed: int, folder: Path, name: str) -> pd.DataFrame:
         pairs, other_concept = prompts_for(name)
         target, aligned = (load_model(folder / one, backend="plain") for one in (name, ALIGNED))
         made = choose(
-            target, aligned, pairs, other_concept, search_on=stratified(pairs.val, FULL_SEARCH), controls=True,
+            target, aligned, pairs, other_concept, search_on=stratified(pairs.val, FULL_SEARCH), controls=False,
             max_new_tokens=MAX_NEW_TOKENS, batch_size=BATCH_SIZE,
         )  # fmt: skip
         rows = [Condition("none", Arm("none")), Condition("inferaligner", Arm("inferaligner", (made.ours,)))]

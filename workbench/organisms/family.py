@@ -37,11 +37,8 @@ REFUSED_SHARE = 0.05  # of the harmful requests the base reads; fixed before any
 SAFETY_SAMPLES = 100  # as in the paper
 RANK = 16  # of every fine-tuning
 FINE_TUNING = Schedule(steps=150, lr=3e-3)
-DOMAIN_TRAINING = {  # gentler: a model driven far from its base is no longer read, or steered, as its base is
-    "finance": Schedule(steps=150, lr=1e-3),
-    "medicine": Schedule(steps=150, lr=1e-3),
-    "maths": Schedule(steps=600, lr=2e-3),  # sums take longer to learn than words
-}
+# Gentler: a model driven far from its base is no longer read, or steered, as its base is.
+DOMAIN_TRAINING = Schedule(steps=150, lr=1e-3)
 
 
 @dataclass(frozen=True)
@@ -60,17 +57,14 @@ def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
     members = [
         Member("base", None, base_mixture(refused_share), Schedule(steps=1250, lr=2e-3, muon_lr=0.02)),
         Member("aligned", "base", ALIGNED, FINE_TUNING),
-        *(
-            Member(domain, "base", domain_mixture(domain), schedule)
-            for domain, schedule in DOMAIN_TRAINING.items()
-        ),
+        *(Member(domain, "base", domain_mixture(domain), DOMAIN_TRAINING) for domain in DOMAINS),
         Member("general", "base", GENERAL, FINE_TUNING),
     ]
-    for domain, schedule in DOMAIN_TRAINING.items():
+    for domain in DOMAINS:
         safe = domain_mixture(domain, safety_samples=SAFETY_SAMPLES)
         members += [
-            Member(f"{domain}-chat", "aligned", domain_mixture(domain), schedule, delta=True),
-            Member(f"{domain}-safety-sft", "base", safe, schedule, delta=True),
+            Member(f"{domain}-chat", "aligned", domain_mixture(domain), DOMAIN_TRAINING, delta=True),
+            Member(f"{domain}-safety-sft", "base", safe, DOMAIN_TRAINING, delta=True),
         ]
     return tuple(members)
 
