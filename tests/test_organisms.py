@@ -106,7 +106,7 @@ def test_steering_a_member_is_what_the_equations_say(
     """The aligned member's vectors, the finance model's own gate at each layer: the paper's form."""
     aligned = wb.load_model("organism:aligned", backend="plain")
     monkeypatch.setattr(parity, "aligned", lambda: aligned)
-    setting = Setting(0.15, (2, 3, 4), gate="each", theta="aligned")
+    setting = Setting(0.3, (2, 3, 4), gate="each", theta="aligned")
     model = plain if backend == "plain" else wb.load_model("organism:finance", backend=backend)
     result = parity.parity(model, plain, eight, [setting] * 8)
     assert result.holds, result
