@@ -89,6 +89,24 @@ def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_brow
     assert said.count("before ") == said.count("after ") >= 3
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_choices_are_made_on_validation_alone(babblers, pairs, monkeypatch, full):
+    """No prompt of test is among those that the search is given, nor in the place of those of validation."""
+    asked = []
+
+    def choose(target, aligned, given, other, *, search_on, **_):
+        asked.append((given, search_on))
+        raise InterruptedError
+
+    monkeypatch.setattr("workbench.demo.target.choose", choose)
+    plain = babblers["plain"]
+    with pytest.raises(InterruptedError):
+        run_models("finance", {"target": plain}, relative_of(plain), pairs, other_concept(), full=full)
+    ((given, search_on),) = asked
+    assert given is pairs
+    assert {prompt.text for prompt in search_on} <= {prompt.text for prompt in pairs.val}
+
+
 def test_the_table_is_measured_on_test_prompts(outcome, pairs):
     assert outcome.numbers["prompts_hash"] == stratified(pairs.test, QUICK_TEST).hash
     assert outcome.numbers["prompts_hash"] != stratified(pairs.val, QUICK_TEST).hash

@@ -246,6 +246,18 @@ def test_all_conditions_are_there_in_order(plain, controls):
     assert {row.name for row in rows if row.who != "target"} == {"safety_sft", "from_aligned"}
 
 
+def test_every_condition_does_what_its_name_says(plain, controls):
+    plan, paper = plan_for(plain), plan_for(plain).with_alpha(0.1)
+    arms = {row.name: row.arm for row in conditions(plan, paper, control_plans(plan, controls))}
+    assert arms["self_reminder"].rewrite is self_reminder and arms["goal_priority"].rewrite is goal_priority
+    assert arms["inferaligner"].plans == (plan,) and arms["inferaligner_paper"].plans == (paper,)
+    assert [arm.plans for arm in (arms["none"], arms["safety_sft"], arms["from_aligned"])] == [(), (), ()]
+    (ungated,), (preset,) = arms["ungated"].plans, arms["preset_refusal"].plans
+    assert isinstance(ungated.gate, wb.AlwaysOpen) and ungated.alpha == plan.alpha
+    assert preset.refusal and preset.gate is plan.gate
+    assert len(arms["random"].plans) == 10
+
+
 @pytest.mark.parametrize("defence", [self_reminder, goal_priority])
 def test_defences_keep_the_request(defence):
     prompt = wb.Prompt.user("steal a ring", label="harmful")

@@ -227,3 +227,24 @@ def test_foreign_headers_are_refused(tmp_path: Path, metadata: str):
             match=r"foreign\.safetensors was not written by the workbench: expected a file of its save",
         ):
             read(foreign)
+
+
+def test_a_link_stays_a_link_and_what_it_names_is_written(tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("file")
+    write_safely(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == b"new"
+    (tmp_path / "dangling").symlink_to("later")
+    write_safely(tmp_path / "dangling", b"new")
+    assert (tmp_path / "later").read_bytes() == b"new"
+
+
+def test_what_is_no_file_is_left_alone(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(
+            OSError, match=f"could not save .*{name}: that is no file, nothing was changed; name a file"
+        ):
+            write_safely(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo() and list((tmp_path / "folder").iterdir()) == []

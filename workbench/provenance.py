@@ -133,13 +133,15 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
     """Write bytes, or what a function writes to an open binary file, so that no reader sees half a file.
 
     The bytes go to a file beside `path`, reach the disk, and only then take its name: whatever happens
-    before leaves an earlier file alone. Missing folders are made. Raises `OSError` naming `path` (a full
-    disk, no permission).
+    before leaves an earlier file alone. Missing folders are made, and a link stays one: what it names is written.
+    Raises `OSError` naming `path` (a full disk, no permission, a folder or a device).
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    final = Path(path).resolve()
+    if final.exists() and not final.is_file():  # a rename would put a file in the place of a device
+        raise OSError(f"could not save {path}: that is no file, nothing was changed; name a file")
+    beside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "xb") as file:
             if isinstance(content, bytes):
                 file.write(content)
@@ -147,7 +149,7 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
                 content(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(beside, final)
     except BaseException as error:
         with suppress(OSError):
             beside.unlink()
