@@ -19,6 +19,13 @@ from workbench.generation import SteeredRun as SteeredRun
 from workbench.generation import generate as generate
 from workbench.generation import steered as steered
 from workbench.generation import teacher_forced_logits as teacher_forced_logits
+from workbench.insight.attribution import attribution_gap as attribution_gap
+from workbench.insight.attribution import direction_attribution as direction_attribution
+from workbench.insight.attribution import refusal_attribution as refusal_attribution
+from workbench.insight.lens import vector_lens as vector_lens
+from workbench.insight.steered import refusal_lead as refusal_lead
+from workbench.insight.steered import steered_residuals as steered_residuals
+from workbench.insight.tokens import token_map as token_map
 from workbench.loading import load_model as load_model
 from workbench.loading import load_tokenizer as load_tokenizer
 from workbench.models import residual_hooks as residual_hooks

@@ -10,6 +10,10 @@ from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CH
 from workbench.plots.panels import LABELS
 from workbench.plots.rates import BROKEN, CURVES, TRADE_OFF, strength_curves, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
+from workbench.plots.steered import refusal_lead, steered_residuals, steered_tokens
+from workbench.plots.tokens import token_map
+from workbench.plots.words import vector_lens
+from workbench.plots.writers import attribution
 
 __all__ = [
     "BROKEN",
@@ -20,10 +24,16 @@ __all__ = [
     "LABELS",
     "NOT_CHOSEN",
     "TRADE_OFF",
+    "attribution",
     "dose_response",
     "gate_map",
     "layer_profile",
     "projections",
+    "refusal_lead",
+    "steered_residuals",
+    "steered_tokens",
     "strength_curves",
+    "token_map",
     "trade_off",
+    "vector_lens",
 ]

@@ -1,0 +1,250 @@
+"""Inside the model: every picture's frame against an exact truth, on three backends where one head is not asked for."""
+
+import pandas as pd
+import pytest
+import torch
+
+from workbench.activations import last_token_activations
+from workbench.gates import AlwaysOpen, ThresholdGate, project
+from workbench.insight.attribution import attribution_gap, direction_attribution, refusal_attribution
+from workbench.insight.lens import lens_logits, opening_tokens, unembedding_of, vector_lens
+from workbench.insight.reading import texts_of
+from workbench.insight.steered import refusal_lead, steered_residuals
+from workbench.insight.tokens import token_map
+from workbench.loading import Model, load_model
+from workbench.models import context_length, tokenizer_of, transformers_model
+from workbench.prompts import Prompt, PromptSet
+from workbench.steering import SteeringPlan
+from workbench.vectors import SteeringVectors, mean_difference
+
+REFUSAL, COMPLIANCE = ["no", "cannot help"], ["sure", "please read"]
+
+
+@pytest.fixture(scope="module")
+def read(model: Model, prompts: PromptSet):
+    return last_token_activations(model, prompts)
+
+
+@pytest.fixture(scope="module")
+def vectors(read) -> SteeringVectors:
+    return mean_difference(read)
+
+
+def plan_of(vectors: SteeringVectors, **changed) -> SteeringPlan:
+    return SteeringPlan(
+        vectors, **dict(gate=AlwaysOpen(), layers=[1, 2], alpha=0.2, scale="residual") | changed
+    )
+
+
+def model_logits(model: Model, batch) -> torch.Tensor:
+    with torch.no_grad():
+        if transformers_model(model) is None:
+            return model(batch.input_ids, attention_mask=batch.attention_mask)
+        out = model(batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids)
+        return getattr(out, "logits", out)
+
+
+def test_the_lens_is_a_matrix_product(llamas, model: Model, vectors: SteeringVectors):
+    frame = vector_lens(vectors, model, name="v", top=5)
+    hooked, plain = llamas["hooked"], llamas["plain"]
+    for weight, matrix in (
+        (hooked.ln_final.w, hooked.W_U),
+        (plain.model.norm.weight, plain.lm_head.weight.T),
+    ):
+        known = len(tokenizer_of(model))
+        logits = ((vectors.directions * weight.detach()) @ matrix.detach())[:, :known]
+        best, worst = logits.topk(5), logits.topk(5, largest=False)
+        for side, expected in (("promoted", best), ("suppressed", worst)):
+            part = frame[frame["side"] == side].sort_values(["layer", "rank"])
+            assert part["token_id"].tolist() == expected.indices.flatten().tolist()
+            assert part["logit"].tolist() == pytest.approx(expected.values.flatten().tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "neox", "qwen2"])
+def test_the_final_norm_is_asked_and_answers_truly(checkpoints, architecture: str, prompts: PromptSet):
+    """LayerNorms, too, whose weight and bias are not the initial ones: at the end lens logits are the model's."""
+    plain = load_model(checkpoints[architecture], backend="plain")
+    norm = next(
+        m for name, m in plain.named_modules() if name.endswith(("ln_f", "final_layer_norm", "model.norm"))
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in norm.parameters():
+            weight += 0.3 * torch.randn(weight.shape, generator=generator)
+    head = unembedding_of(plain)
+    assert torch.allclose(head.norm_weight, norm.weight.detach(), atol=1e-4)
+    assert head.centres == (architecture != "qwen2")
+    last = last_token_activations(plain, prompts).values[:, -1]
+    expected = model_logits(plain, texts_of(plain, prompts).batch)[:, -1]
+    assert torch.allclose(lens_logits(plain, last), expected, atol=1e-4)
+    centred = last - last.mean(-1, keepdim=True) if head.centres else last
+    size = (centred.pow(2).mean(-1) + 1e-5).sqrt()[:, None]
+    rebuilt = head.folded(last) / size + head.norm_bias @ head.weight + head.bias
+    assert torch.allclose(rebuilt, expected, atol=1e-3)
+
+
+def test_a_token_maps_last_column_is_what_the_gate_reads(model: Model, prompts, read, vectors):
+    frame = token_map(vectors, model, prompts)
+    last = frame[frame["position"] == frame.groupby("prompt")["position"].transform("max")]
+    table = last.pivot(index="prompt", columns="layer", values="projection").to_numpy()
+    assert torch.allclose(torch.tensor(table).float(), project(vectors, read), atol=1e-4)
+    gate = ThresholdGate.fit(vectors, read).shift_bias(0.5)
+    scores = token_map(vectors, model, prompts, gate=gate)
+    scores = scores[scores["position"] == scores.groupby("prompt")["position"].transform("max")]
+    table = scores.pivot(index="prompt", columns="layer", values="reads").to_numpy() * vectors.norms.numpy()
+    assert torch.allclose(torch.tensor(table).float(), gate.read(read).scores, atol=1e-3)
+
+
+def test_a_token_map_has_the_text_and_no_padding(model: Model, prompts, vectors):
+    frame = token_map(vectors, model, prompts)
+    alone = token_map(vectors, model, [prompts[4]])
+    here = frame[frame["prompt"] == 4].reset_index(drop=True)
+    assert here["token"].tolist() == alone["token"].tolist()
+    assert here["projection"].tolist() == pytest.approx(alone["projection"].tolist(), abs=1e-3)
+    said = "".join(here[here["layer"] == 0]["token"])
+    assert said.startswith("<s>") and "bake" in said and said.endswith("<assistant>")
+
+
+def test_at_the_first_steered_layer_runs_differ_by_the_shift_alone(model: Model, prompts, vectors):
+    plan = plan_of(vectors)
+    frame = steered_residuals(model, plan, prompts)
+    keys = ["prompt", "position", "layer"]
+    arms = {arm: part.set_index(keys).sort_index() for arm, part in frame.groupby("arm")}
+    change = arms["steered"]["projection"] - arms["unsteered"]["projection"]
+    assert change.xs(0, level="layer").abs().max() == 0
+    added = float(plan.strengths[0])
+    assert (change.xs(1, level="layer") - added).abs().max() < 1e-3
+    shift = arms["steered"]["shift"].groupby("layer").first().tolist()
+    assert shift == pytest.approx([0, *plan.strengths.tolist(), 0], rel=1e-5)
+    assert (arms["unsteered"]["shift"] == 0).all()
+    clean, moved = (arms[arm].xs(1, level="layer") for arm in ("unsteered", "steered"))
+    expected = (clean["norm"] ** 2 + 2 * added * clean["projection"] + added**2) ** 0.5
+    assert (moved["norm"] - expected).abs().max() < 1e-3
+    assert (moved["cosine"] - moved["projection"] / moved["norm"]).abs().max() < 1e-5
+
+
+def test_a_plan_for_the_prompt_leaves_the_reply_alone(model: Model, prompts, vectors):
+    frame = steered_residuals(model, plan_of(vectors, positions="prompt"), prompts, reply=" sure please")
+    at = frame[frame["layer"] == 1].pivot(
+        index=["prompt", "position", "part"], columns="arm", values="projection"
+    )
+    change = (at["steered"] - at["unsteered"]).abs().groupby("part").max()
+    assert change["reply"] < 1e-4 < change["prompt"]
+    assert (frame[frame["part"] == "reply"]["shift"] == 0).all()
+
+
+def test_a_closed_gate_leaves_both_runs_one(model: Model, prompts, vectors, read):
+    closed = ThresholdGate.fit(vectors, read).shift_bias(-1e6)
+    frame = steered_residuals(model, plan_of(vectors, gate=closed), prompts)
+    norms = frame.pivot(index=["prompt", "position", "layer"], columns="arm", values="norm")
+    assert norms["steered"].equals(norms["unsteered"]) and not frame["open"].any()
+
+
+def test_the_lead_at_the_last_layer_is_the_models_own(model: Model, prompts, vectors):
+    frame = refusal_lead(
+        model, prompts, refusal=REFUSAL, compliance=COMPLIANCE, plan=plan_of(vectors, alpha=0.0), reply=" the"
+    )
+    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE)
+    logits = model_logits(model, texts_of(model, prompts, reply=" the").batch)[:, -1]
+    expected = logits[:, no].logsumexp(-1) - logits[:, yes].logsumexp(-1)
+    for arm in ("unsteered", "steered"):
+        last = frame[(frame["layer"] == 3) & (frame["arm"] == arm)]["lead"]
+        assert last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def hooked(llamas) -> Model:
+    return llamas["hooked"]
+
+
+@pytest.fixture(scope="module")
+def own(hooked: Model, prompts) -> SteeringVectors:
+    return mean_difference(last_token_activations(hooked, prompts))
+
+
+def test_attributions_sum_to_the_projection(hooked: Model, prompts, own):
+    frame = direction_attribution(hooked, prompts, own)
+    sums = frame.pivot_table(index="prompt", columns="at", values="contribution", aggfunc="sum").to_numpy()
+    expected = project(own, last_token_activations(hooked, prompts))
+    assert torch.allclose(torch.tensor(sums).float(), expected, atol=1e-4)
+    assert (frame["layer"] <= frame["at"]).all()
+    gaps = attribution_gap(frame).groupby("at")["contribution"].sum()
+    assert gaps.tolist() == pytest.approx(own.norms.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox"])
+def test_attributions_sum_to_the_logit_difference(checkpoints, architecture: str, prompts):
+    model = load_model(checkpoints[architecture])
+    frame = refusal_attribution(model, prompts, refusal=REFUSAL, compliance=COMPLIANCE, reply=" the")
+    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE)
+    logits = model_logits(model, texts_of(model, prompts, reply=" the").batch)[:, -1]
+    expected = logits[:, no].mean(-1) - logits[:, yes].mean(-1)
+    assert frame.groupby("prompt")["contribution"].sum().tolist() == pytest.approx(
+        expected.tolist(), abs=1e-4
+    )
+
+
+def test_a_planted_head_is_found(checkpoints, prompts, own):
+    """The only head whose output is anything, at layer 2: it writes all that the embedding does not."""
+    model = load_model(checkpoints["llama"])
+    with torch.no_grad():
+        for layer in range(4):
+            model.blocks[layer].mlp.W_out.zero_()
+            for head in range(4):
+                if (layer, head) != (2, 1):
+                    model.blocks[layer].attn.W_O[head].zero_()
+    frame = direction_attribution(model, prompts, own, layers=[3])
+    writers = frame[frame["contribution"].abs() > 1e-6]
+    assert set(zip(writers["kind"], writers["layer"], writers["head"], strict=True)) == {
+        ("embedding", -1, -1),
+        ("head", 2, 1),
+    }
+
+
+def test_messages(llamas, hooked: Model, prompts, own, unchecked, monkeypatch):
+    plain, words = llamas["plain"], dict(refusal=REFUSAL, compliance=COMPLIANCE)
+    long = [Prompt.user("steal a ring " * context_length(hooked), label="harmful", source="long")]
+    one = prompts.where(lambda prompt: prompt.harmful)
+    for call, message in [
+        (lambda: vector_lens(own, hooked, layers=[9]), r"got layers \[9\]: .* has layers 0 to 3"),
+        (lambda: vector_lens(own, hooked, layers=[]), "got no layers"),
+        (lambda: vector_lens(own, hooked, top=0), "got top=0, expected 1 to"),
+        (
+            lambda: token_map(own, hooked, long),
+            "prompt 'long' has .* the context holds 64: shorten the prompt",
+        ),
+        (
+            lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=["no"]),
+            "open with the same tokens",
+        ),
+        (
+            lambda: refusal_lead(hooked, prompts, refusal="no", compliance=["a"]),
+            "refusal='no', expected a list",
+        ),
+        (lambda: direction_attribution(plain, prompts, own), r'needs a HookedTransformer.*backend="hooked"'),
+        (
+            lambda: refusal_attribution(plain, prompts, **words),
+            r'needs a HookedTransformer.*backend="hooked"',
+        ),
+        (lambda: direction_attribution(hooked, prompts, own, layers=[-1]), r"got layers \[-1\]"),
+        (
+            lambda: attribution_gap(direction_attribution(hooked, one, own)),
+            "got prompts labelled harmful: a gap",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_a_model_that_left_its_device(checkpoints, prompts, own):
+    gone = load_model(checkpoints["llama"], backend="plain")
+    gone.model.norm.to("meta")
+    with pytest.raises(
+        ValueError, match="has weights on cpu and meta, expected one device .*: load the model again"
+    ):
+        token_map(own, gone, prompts)
+
+
+def test_frames_are_tidy(hooked: Model, prompts, own):
+    for frame in (token_map(own, hooked, prompts), vector_lens(own, hooked)):
+        assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any() and len(frame)

@@ -1,0 +1,113 @@
+"""Inside a steered run: what a shift does to the residual of every token, and to the reply's first word.
+
+    x_l = x'_l + alpha * g_l * theta_l      norm ‖x_l‖, projection x_l · theta_l and cosine, with the shift and without
+    lead_l = log sum over refusal tokens of exp(logit) − log sum over compliance tokens of exp(logit), by logit lens
+
+The trap: what is added at one layer is carried on and answered by all later ones. Only at the first steered layer do
+the two runs differ by the shift itself; after it the difference is the model's doing as well.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from workbench.generation import Prompts, steered
+from workbench.insight.lens import lens_logits, opening_tokens
+from workbench.insight.reading import Texts, read_texts, texts_of
+from workbench.loading import Model
+from workbench.models import n_layers, space_of
+from workbench.steering import SteeringPlan
+from workbench.vectors import SteeringVectors
+
+
+def steered_residuals(
+    model: Model,
+    plan: SteeringPlan,
+    prompts: Prompts,
+    *,
+    onto: SteeringVectors | None = None,
+    reply: str = "",
+) -> pd.DataFrame:
+    """A row per prompt, token, layer and arm ("unsteered", "steered"): what the residual is like there.
+
+    Columns: prompt, label, position, token, part ("prompt" or "reply"), layer, arm, norm, projection and cosine (on
+    `onto`, else the plan's vectors: the safety direction), shift (the length of what is added there), open (whether the
+    gate is). `reply` is a text that the model has said already. Any backend.
+    """
+    vectors = plan.vectors if onto is None else onto
+    vectors.space.require(space_of(model, vectors.space.site), "vectors")
+    texts = texts_of(model, prompts, reply=reply)
+    clean, shifted, lengths, opened = _both(model, plan, texts, vectors.space.site)
+    rows = []
+    for arm, residuals in (("unsteered", clean), ("steered", shifted)):
+        norms = residuals.norm(dim=-1)
+        along = torch.einsum("plsd,ld->pls", residuals, vectors.directions)
+        cosines = along / norms.clamp(min=torch.finfo(torch.float32).tiny)
+        for number, prompt in enumerate(texts.prompts):
+            words = texts.words(number)
+            for position, column in enumerate(texts.positions(number)):
+                part = "prompt" if column < texts.prompt_width else "reply"
+                for layer in range(residuals.shape[1]):
+                    added = lengths[number, layer, int(part == "reply")] if arm == "steered" else 0.0
+                    at = number, layer, column
+                    token = number, prompt.label, position, words[position], part, layer, arm
+                    sizes = float(norms[at]), float(along[at]), float(cosines[at]), float(added)
+                    rows.append((*token, *sizes, bool(opened[number, layer])))
+    columns = ["prompt", "label", "position", "token", "part", "layer", "arm", "norm", "projection", "cosine"]
+    return pd.DataFrame(rows, columns=[*columns, "shift", "open"])
+
+
+def refusal_lead(
+    model: Model,
+    prompts: Prompts,
+    *,
+    refusal: Sequence[str],
+    compliance: Sequence[str],
+    plan: SteeringPlan | None = None,
+    reply: str = "",
+) -> pd.DataFrame:
+    """By layer, how much likelier a refusal's first word is than a compliant one's, by logit lens at the last token.
+
+    Columns: prompt, label, layer, arm, refusal and compliance (log of the summed exponentials of the logits of those
+    sentences' first tokens), lead (their difference: above 0 a refusal leads). At the last layer these are the model's
+    own logits. `reply` is what it has said already: models that open with a remark decide after it. Any backend.
+    """
+    no, yes = opening_tokens(model, refusal, compliance)
+    texts = texts_of(model, prompts, reply=reply)
+    if plan is None:
+        arms = {"unsteered": read_texts(model, texts)}
+    else:
+        clean, shifted, _, _ = _both(model, plan, texts, "resid_post")
+        arms = {"unsteered": clean, "steered": shifted}
+    rows = []
+    for arm, residuals in arms.items():
+        for layer in range(n_layers(model)):
+            logits = lens_logits(model, residuals[:, layer, -1])
+            refuses, complies = logits[:, no].logsumexp(-1), logits[:, yes].logsumexp(-1)
+            for number, prompt in enumerate(texts.prompts):
+                said, done = float(refuses[number]), float(complies[number])
+                rows.append((number, prompt.label, layer, arm, said, done, said - done))
+    return pd.DataFrame(rows, columns=["prompt", "label", "layer", "arm", "refusal", "compliance", "lead"])
+
+
+def _both(
+    model: Model, plan: SteeringPlan, texts: Texts, site: str
+) -> tuple[
+    Float[Tensor, "prompt layer pos d_model"],
+    Float[Tensor, "prompt layer pos d_model"],
+    Float[Tensor, "prompt layer part"],
+    Tensor,
+]:
+    """Residuals without and with the shift, the lengths of what was added to prompt and reply, the decisions."""
+    clean = read_texts(model, texts, site=site)
+    with steered(model, plan, texts.prompts) as run:
+        # Attached after the shift's own hooks, so they see what these return.
+        shifted = read_texts(model, texts, site=site)
+    lengths = torch.zeros(*clean.shape[:2], 2)
+    for column, layer in enumerate(run.shift.layers):
+        for part, where in enumerate((run.shift.on_prompt, run.shift.on_reply)):
+            lengths[:, layer, part] = run.shift.values[:, column].norm(dim=-1) * where
+    return clean, shifted, lengths, run.reading.open

@@ -1,0 +1,204 @@
+"""Pictures of a steered run: what the shift does to residuals, layer by layer and token by token, and to the reply."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.panels import panels, require_columns
+from workbench.plots.tokens import add_text_map, finish_text_panels, text_panels, text_table
+from workbench.style import COLOURS, INK, QUIET, add_labels, dress, shade_layers, tint
+
+_QUANTITIES = {"norm": "‖x‖", "projection": "x · θ", "cosine": "cos(x, θ)"}
+_ARMS = ("unsteered", "steered")
+
+
+def steered_residuals(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
+    """Norm, projection and cosine of the last token by layer, with and without the shift: a thin line per prompt.
+
+    `frame` is that of `insight.steered.steered_residuals`: prompt, position, layer, arm, norm, projection, cosine and
+    shift, whose layers are shaded. Thick: the mean.
+    """
+    require_columns(frame, "steered residuals", "prompt", "position", "layer", "arm", "shift", *_QUANTITIES)
+    _require_arms(frame, "steered residuals")
+    last = frame[frame["position"] == frame.groupby("prompt")["position"].transform("max")]
+    fig = panels_apart(list(_QUANTITIES.values()))
+    for col, quantity in enumerate(_QUANTITIES, start=1):
+        lines(fig, last, quantity, col=col)
+    steered_layers = _steered(frame)
+    shade_layers(fig, steered_layers)
+    fig.update_xaxes(title_text="layer", tickvals=_ticks(frame["layer"]), range=_room(frame["layer"]))
+    method = method or (
+        f"residual after each block at the last token, θ: the safety direction; {last['prompt'].nunique()} prompts, "
+        f"thick: their mean; shaded: layers {', '.join(map(str, steered_layers)) or 'none'}, where the shift is added"
+    )
+    return dress(fig, finding or _residual_found(last, steered_layers), method, width=980, height=330)
+
+
+def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
+    """What the shift changed in the projection of every token at every layer, steered minus unsteered, up to 4 prompts.
+
+    `frame` is that of `insight.steered.steered_residuals`.
+    """
+    require_columns(
+        frame, "steered tokens", "prompt", "label", "position", "token", "layer", "arm", "projection", "shift"
+    )
+    _require_arms(frame, "steered tokens")
+    prompts = list(frame["prompt"].unique())
+    if len(prompts) > 4:
+        raise ValueError(
+            f"steered tokens: got {len(prompts)} prompts, expected up to 4: choose some by frame.prompt"
+        )
+    labels = frame.groupby("prompt")["label"].first()
+    fig = text_panels([str(labels[prompt]) for prompt in prompts])
+    changes, longest = {}, 0
+    for prompt in prompts:
+        arms = {
+            arm: text_table(frame[(frame["prompt"] == prompt) & (frame["arm"] == arm)], "projection")
+            for arm in _ARMS
+        }
+        changes[prompt] = arms["steered"][0] - arms["unsteered"][0], arms["steered"][1]
+    limit = float(
+        np.quantile(np.concatenate([np.abs(t.to_numpy()).ravel() for t, _ in changes.values()]), 0.99)
+    )
+    for col, (table, words) in enumerate(changes.values(), start=1):
+        longest = max(longest, len(words))
+        add_text_map(fig, table, words, limit=limit or 1.0, title="change<br>of x · θ", col=col)
+    finish_text_panels(fig, longest, _steered(frame))
+    method = method or (
+        "steered minus unsteered projection on the safety direction θ of each layer, residual units; • layer where the "
+        "shift is added (as much at every shifted token); the rest is the model's own answer to it"
+    )
+    width = 150 + 330 * len(prompts) if len(prompts) > 1 else 620
+    said = finding or _changed([table for table, _ in changes.values()], _steered(frame))
+    return dress(fig, said, method, width=width, height=120 + 17 * longest)
+
+
+def refusal_lead(
+    frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: str = "", method: str = ""
+) -> go.Figure:
+    """Refusal's lead over compliance by layer, steered and unsteered, a panel per label: thin a prompt, thick the mean.
+
+    `frame` is that of `insight.steered.refusal_lead`: prompt, label, layer, arm, lead. `chosen` layers are shaded.
+    """
+    require_columns(frame, "refusal lead", "prompt", "label", "layer", "arm", "lead")
+    _require_arms(frame, "refusal lead", both=False)
+    labels = list(frame["label"].unique())
+    fig = panels(1, len(labels), labels)
+    for col, label in enumerate(labels, start=1):
+        lines(fig, frame[frame["label"] == label], "lead", col=col, room=frame["lead"])
+        fig.add_hline(y=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
+    shade_layers(fig, chosen)
+    fig.update_xaxes(title_text="layer", tickvals=_ticks(frame["layer"]), range=_room(frame["layer"]))
+    fig.update_yaxes(title_text="refusal leads by (nats)", row=1, col=1)
+    method = method or (
+        "logit lens at the token before the reply goes on: log-odds of a refusal's first word over a compliant one's; "
+        "last layer: the model's own logits; thin: a prompt, thick: their mean"
+    )
+    if chosen:
+        method += f"; shaded: steered layers {', '.join(map(str, chosen))}"
+    width = 640 if len(labels) == 1 else min(1080, 200 + 330 * len(labels))
+    return dress(fig, finding or _lead_found(frame), method, width=width, height=340)
+
+
+def panels_apart(titles: Sequence[str]) -> go.Figure:
+    """Small multiples of different quantities, each with a scale of its own."""
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(titles), subplot_titles=list(titles), horizontal_spacing=0.07)
+    return fig.update_annotations(font=dict(size=13, color=INK), yshift=4)
+
+
+def lines(
+    fig: go.Figure, part: pd.DataFrame, quantity: str, *, col: int, room: "pd.Series[float] | None" = None
+) -> None:
+    """A thin line per prompt and a thick one for the mean, per arm, named at its end; the axis spans `room`."""
+    ends = []
+    for arm in (arm for arm in _ARMS if arm in set(part["arm"])):
+        table = part[part["arm"] == arm].pivot(index="layer", columns="prompt", values=quantity).sort_index()
+        for prompt in table if table.shape[1] > 1 else []:
+            fig.add_scatter(
+                x=table.index, y=table[prompt], mode="lines", hoverinfo="skip",
+                line=dict(color=tint(COLOURS[arm], 0.25), width=1), row=1, col=col,
+            )  # fmt: skip
+        mean = table.mean(axis=1)
+        fig.add_scatter(
+            x=mean.index, y=mean, mode="lines+markers", marker_size=5,
+            hovertemplate="layer %{x}: %{y:.2f}<extra></extra>",
+            line=dict(color=COLOURS[arm], width=3), row=1, col=col,
+        )  # fmt: skip
+        ends.append((arm, COLOURS[arm], float(mean.iloc[-1])))
+    room = part[quantity] if room is None else room
+    low, high = float(room.min()), float(room.max())
+    add_labels(
+        fig,
+        ends,
+        x=float(part["layer"].max()),
+        row=1,
+        col=col,
+        gap=0.09 * (high - low or 1.0),
+        low=low,
+        high=high,
+    )
+
+
+def _require_arms(frame: pd.DataFrame, what: str, *, both: bool = True) -> None:
+    found = set(frame["arm"])
+    if found - set(_ARMS) or (both and len(found) < 2) or "unsteered" not in found:
+        raise ValueError(f"{what}: got arms {', '.join(sorted(found))}, expected unsteered and steered")
+
+
+def _steered(frame: pd.DataFrame) -> list[int]:
+    return sorted(int(layer) for layer in frame.loc[frame["shift"] > 0, "layer"].unique())
+
+
+def _ticks(layers: "pd.Series[int]") -> list[int]:
+    last = int(layers.max())
+    return list(range(int(layers.min()), last + 1, max(1, last // 8)))
+
+
+def _room(layers: "pd.Series[int]") -> list[float]:
+    """From before the first layer to where the names after the last one end."""
+    low, high = float(layers.min()), float(layers.max())
+    return [low - 0.6, high + max(0.6, 0.34 * (high - low + 1))]
+
+
+def _residual_found(last: pd.DataFrame, layers: Sequence[int]) -> str:
+    if not layers:
+        return "The gate stays closed: nothing is added, and both runs are one"
+    means = last.groupby(["arm", "layer"])["cosine"].mean()
+    before, after = means["unsteered"], means["steered"]
+    layer = int((after - before).abs().idxmax())
+    return (
+        f"The shift turns the last token's residual most at layer {layer}: its cosine with the safety direction goes "
+        f"from {before[layer]:+.2f} to {after[layer]:+.2f}"
+    )
+
+
+def _changed(changes: Sequence[pd.DataFrame], layers: Sequence[int]) -> str:
+    if not layers:
+        return "The gate stays closed: no token's residual changes"
+    mean = pd.concat(changes).mean()
+    first, last = layers[0], int(mean.index[-1])
+    return (
+        f"The mean token's projection moves by {mean[first]:+.3g} at layer {first}, the first that is steered, and is "
+        f"{mean[last]:+.3g} away from the unsteered one at layer {last}"
+    )
+
+
+def _lead_found(frame: pd.DataFrame) -> str:
+    arms = []
+    attacks = frame[frame["label"].isin(["harmful", "jailbroken"])]
+    frame = frame if attacks.empty else attacks
+    for arm, part in frame.groupby("arm", sort=False):
+        mean = part.groupby("layer")["lead"].mean().sort_index()
+        behind = mean.index[mean <= 0]
+        if mean.iloc[-1] <= 0:
+            arms.append(f"{arm} it ends behind, {mean.iloc[-1]:+.1f}")
+        elif len(behind) == 0:
+            arms.append(f"{arm} it leads from the first layer on")
+        else:
+            start = mean.index[mean.index > behind[-1]][0]
+            arms.append(f"{arm} it takes the lead at layer {start}")
+    return f"A refusal's first word, {' and '.join(frame['label'].unique())}: " + "; ".join(arms)
