@@ -150,6 +150,11 @@ def test_the_lead_at_the_last_layer_is_the_models_own(model: Model, prompts, vec
     for arm in ("unsteered", "steered"):
         last = frame[(frame["layer"] == 3) & (frame["arm"] == arm)]["lead"]
         assert last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
+    best = logits.argmax(-1).tolist()
+    end = frame[(frame["layer"] == 3) & (frame["arm"] == "unsteered")]
+    assert end["token"].tolist() == [tokenizer_of(model).decode([token]) for token in best]
+    kinds = {**dict.fromkeys(no.tolist(), "refusal"), **dict.fromkeys(yes.tolist(), "compliance")}
+    assert end["opens"].tolist() == [kinds.get(token, "other") for token in best]
 
 
 @pytest.fixture(scope="module")

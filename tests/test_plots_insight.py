@@ -42,6 +42,7 @@ STEERED = pd.DataFrame(
 LEAD = pd.DataFrame(
     [
         {"prompt": prompt, "label": "harmful", "layer": layer, "arm": arm, "lead": lead}
+        | {"opens": "refusal" if lead > 0 else "other"}
         for prompt in range(2)
         for arm, leads in {"unsteered": (1, -1, -2), "steered": (-1, 1, 2)}.items()
         for layer, lead in enumerate(leads)
@@ -97,12 +98,13 @@ def test_texts_end_on_one_line_and_are_readable():
     assert list(fig.layout.yaxis2.ticktext) == ["&lt;s&gt;", "b⏎", "c"]
     assert fig.layout.yaxis.range == fig.layout.yaxis2.range
     assert all(trace.zmin == -trace.zmax and trace.zmid == 0 for trace in fig.data)
-    assert "harmful +1.0, jailbroken -2.0" in fig.layout.title.text
+    assert "harmful +3.0, jailbroken -4.0" in fig.layout.title.text
 
 
 def test_the_first_word_that_stays_ahead_is_told():
     said = plots.refusal_lead(LEAD).layout.title.text.replace("<br>", " ")
-    assert "unsteered it ends behind, -2.0" in said and "steered it takes the lead at layer 1" in said
+    assert "unsteered it ends 2.0 nats behind" in said and "steered it takes the lead at layer 1" in said
+    assert "steered, likeliest word: 2 refusal" in plots.refusal_lead(LEAD).layout.annotations[0].text
     colours = {trace.line.color for trace in plots.refusal_lead(LEAD).data if trace.line.width == 3}
     assert colours == {COLOURS["unsteered"], COLOURS["steered"]}
 
@@ -121,7 +123,7 @@ def test_a_closed_gate_is_told():
 def test_shares_are_of_the_whole():
     fig = plots.attribution(WRITERS)
     assert fig.data[0].z[0][2] == pytest.approx(50) and fig.data[0].text[0][2] == "50"
-    assert "Layer 1's head 0 writes 50% of the direction" in fig.layout.title.text
+    assert "50% of the direction at layer 1 by layer 1's head 0" in fig.layout.title.text
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ layer after layer is the finding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -151,9 +152,9 @@ def _final_norm(model: Model) -> nn.Module:
 def _unembedding(model: Model) -> tuple[Tensor, Tensor]:
     hf = transformers_model(model)
     if hf is None:
-        lens: nn.Module = model
+        lens: Any = model
         return lens.W_U.detach().float().cpu(), lens.b_U.detach().float().cpu()
-    head = hf.get_output_embeddings()
+    head: Any = hf.get_output_embeddings()
     if head is None:
         raise ValueError(f"{model_name(model)!r} has no unembedding: load a model that writes text")
     weight = head.weight.detach().float().cpu().T

@@ -72,10 +72,12 @@ def refusal_lead(
     """By layer, how much likelier a refusal's first word is than a compliant one's, by logit lens at the last token.
 
     Columns: prompt, label, layer, arm, refusal and compliance (log of the summed exponentials of the logits of those
-    sentences' first tokens), lead (their difference: above 0 a refusal leads). At the last layer these are the model's
-    own logits. `reply` is what it has said already: models that open with a remark decide after it. Any backend.
+    sentences' first tokens), lead (their difference: above 0 a refusal leads), token (the likeliest of all) and opens
+    (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits. `reply` is
+    what it has said already: a model that opens with a remark, an "other" word, decides after it. Any backend.
     """
     no, yes = opening_tokens(model, refusal, compliance)
+    kinds = dict.fromkeys(no.tolist(), "refusal") | dict.fromkeys(yes.tolist(), "compliance")
     texts = texts_of(model, prompts, reply=reply)
     if plan is None:
         arms = {"unsteered": read_texts(model, texts)}
@@ -87,10 +89,13 @@ def refusal_lead(
         for layer in range(n_layers(model)):
             logits = lens_logits(model, residuals[:, layer, -1])
             refuses, complies = logits[:, no].logsumexp(-1), logits[:, yes].logsumexp(-1)
-            for number, prompt in enumerate(texts.prompts):
+            likeliest = logits.argmax(-1).tolist()
+            for number, (prompt, token) in enumerate(zip(texts.prompts, likeliest, strict=True)):
                 said, done = float(refuses[number]), float(complies[number])
-                rows.append((number, prompt.label, layer, arm, said, done, said - done))
-    return pd.DataFrame(rows, columns=["prompt", "label", "layer", "arm", "refusal", "compliance", "lead"])
+                word, opens = str(texts.tokenizer.decode([token])), kinds.get(token, "other")
+                rows.append((number, prompt.label, layer, arm, said, done, said - done, word, opens))
+    columns = ["prompt", "label", "layer", "arm", "refusal", "compliance", "lead", "token", "opens"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _both(

@@ -1,6 +1,7 @@
 """Pictures of a steered run: what the shift does to residuals, layer by layer and token by token, and to the reply."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,8 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
         )
     labels = frame.groupby("prompt")["label"].first()
     fig = text_panels([str(labels[prompt]) for prompt in prompts])
-    changes, longest = {}, 0
+    changes: dict[Any, tuple[pd.DataFrame, list[str]]] = {}
+    longest = 0
     for prompt in prompts:
         arms = {
             arm: text_table(frame[(frame["prompt"] == prompt) & (frame["arm"] == arm)], "projection")
@@ -67,8 +69,8 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
         add_text_map(fig, table, words, limit=limit or 1.0, title="change<br>of x · θ", col=col)
     finish_text_panels(fig, longest, _steered(frame))
     method = method or (
-        "steered minus unsteered projection on the safety direction θ of each layer, residual units; • layer where the "
-        "shift is added (as much at every shifted token); the rest is the model's own answer to it"
+        "steered minus unsteered projection on the safety direction θ of each layer, residual units (white: none); "
+        "• layer where the shift is added (as much at every shifted token); the rest is the model's own answer to it"
     )
     width = 150 + 330 * len(prompts) if len(prompts) > 1 else 620
     said = finding or _changed([table for table, _ in changes.values()], _steered(frame))
@@ -80,12 +82,13 @@ def refusal_lead(
 ) -> go.Figure:
     """Refusal's lead over compliance by layer, steered and unsteered, a panel per label: thin a prompt, thick the mean.
 
-    `frame` is that of `insight.steered.refusal_lead`: prompt, label, layer, arm, lead. `chosen` layers are shaded.
+    `frame` is that of `insight.steered.refusal_lead`: prompt, label, layer, arm, lead, opens. `chosen` layers are
+    shaded. Under each label stands what the likeliest word of all opens: a lead over compliance is no refusal yet.
     """
-    require_columns(frame, "refusal lead", "prompt", "label", "layer", "arm", "lead")
+    require_columns(frame, "refusal lead", "prompt", "label", "layer", "arm", "lead", "opens")
     _require_arms(frame, "refusal lead", both=False)
     labels = list(frame["label"].unique())
-    fig = panels(1, len(labels), labels)
+    fig = panels(1, len(labels), [f"{label}<br><sub>{_opened(frame, label)}</sub>" for label in labels])
     for col, label in enumerate(labels, start=1):
         lines(fig, frame[frame["label"] == label], "lead", col=col, room=frame["lead"])
         fig.add_hline(y=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
@@ -117,7 +120,7 @@ def lines(
     ends = []
     for arm in (arm for arm in _ARMS if arm in set(part["arm"])):
         table = part[part["arm"] == arm].pivot(index="layer", columns="prompt", values=quantity).sort_index()
-        for prompt in table if table.shape[1] > 1 else []:
+        for prompt in table.columns if table.shape[1] > 1 else ():
             fig.add_scatter(
                 x=table.index, y=table[prompt], mode="lines", hoverinfo="skip",
                 line=dict(color=tint(COLOURS[arm], 0.25), width=1), row=1, col=col,
@@ -187,6 +190,14 @@ def _changed(changes: Sequence[pd.DataFrame], layers: Sequence[int]) -> str:
     )
 
 
+def _opened(frame: pd.DataFrame, label: str) -> str:
+    """How many prompts' likeliest first word opens what, at the last layer, in the last arm that is there."""
+    arm = [arm for arm in _ARMS if arm in set(frame["arm"])][-1]
+    here = frame[(frame["label"] == label) & (frame["arm"] == arm) & (frame["layer"] == frame["layer"].max())]
+    counts = here["opens"].value_counts()
+    return f"{arm}, likeliest word: " + ", ".join(f"{n} {kind}" for kind, n in counts.items())
+
+
 def _lead_found(frame: pd.DataFrame) -> str:
     arms = []
     attacks = frame[frame["label"].isin(["harmful", "jailbroken"])]
@@ -195,7 +206,7 @@ def _lead_found(frame: pd.DataFrame) -> str:
         mean = part.groupby("layer")["lead"].mean().sort_index()
         behind = mean.index[mean <= 0]
         if mean.iloc[-1] <= 0:
-            arms.append(f"{arm} it ends behind, {mean.iloc[-1]:+.1f}")
+            arms.append(f"{arm} it ends {-mean.iloc[-1]:.1f} nats behind")
         elif len(behind) == 0:
             arms.append(f"{arm} it leads from the first layer on")
         else:

@@ -65,7 +65,7 @@ def text_table(part: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]
     """One prompt's values, position by layer, and its words; rows count from the last token, −1."""
     table = part.pivot(index="position", columns="layer", values=column).sort_index()
     words = part.groupby("position")["token"].first().sort_index()
-    table.index = table.index - table.index.max() - 1
+    table.index = pd.Index(range(-len(table), 0))
     return table, [readable(word) for word in words]
 
 
@@ -101,6 +101,6 @@ def _reads_found(frame: pd.DataFrame) -> str:
     last = frame[frame["position"] == frame.groupby("prompt")["position"].transform("max")]
     table = last.pivot(index="prompt", columns="layer", values="reads")
     layer = table.abs().min().idxmax()
-    labels = last.groupby("prompt")["label"].first()
-    said = [f"{labels[prompt]} {table.loc[prompt, layer]:+.1f}" for prompt in table.index]
+    labels = last.groupby("prompt")["label"].first().loc[table.index]
+    said = [f"{label} {value:+.1f}" for label, value in zip(labels, table[layer], strict=True)]
     return f"At the last token, layer {layer}: " + ", ".join(said) + " ‖v'‖ from the threshold"

@@ -24,7 +24,8 @@ def vector_lens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     vectors, layers = list(frame["vector"].unique()), sorted(frame["layer"].unique())
     ranks = int(frame["rank"].max())
     # Where each column of words begins: wide enough for the longest word in it.
-    fig, x, heads = go.Figure(), 0.0, []
+    fig, x = go.Figure(), 0.0
+    heads: list[tuple[float, float, str, str]] = []
     for vector in vectors:
         start = x
         for side, colour in _SIDES.items():

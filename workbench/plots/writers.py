@@ -1,5 +1,7 @@
 """Picture of what writes a direction: the share of every head and MLP, layer by layer."""
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -7,6 +9,8 @@ import plotly.graph_objects as go
 from workbench.plots.panels import panels, require_columns
 from workbench.plots.tokens import DIVERGING
 from workbench.style import INK, dress
+
+Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def attribution(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
@@ -17,24 +21,23 @@ def attribution(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     """
     require_columns(frame, "attribution", "of", "at", "kind", "layer", "head", "contribution")
     means = frame.groupby(["of", "at", "kind", "layer", "head"], as_index=False)["contribution"].mean()
-    wholes = list(means.groupby(["of", "at"], sort=False).groups)
+    wholes = [(str(of), int(at)) for of, at in means[["of", "at"]].drop_duplicates().to_numpy()]
     if len(wholes) > 6:
         raise ValueError(
             f"attribution: got {len(wholes)} things written, expected up to 6: choose layers=[...]"
         )
     n_heads, depth = int(means["head"].max()) + 1, int(means["layer"].max()) + 1
-    tables, totals = [], []
+    tables: list[Table] = []
+    totals: list[float] = []
     for whole in wholes:
         part = means[(means["of"] == whole[0]) & (means["at"] == whole[1])]
         total = float(part["contribution"].sum())
         table = np.full((n_heads + 1, depth + 1), np.nan)
-        for row in part.itertuples():
-            if row.kind == "head":
-                table[row.head, row.layer + 1] = row.contribution
-            elif row.kind == "mlp":
-                table[n_heads, row.layer + 1] = row.contribution
-            elif row.kind == "embedding":
-                table[n_heads, 0] = row.contribution
+        for kind, layer, head, size in part[["kind", "layer", "head", "contribution"]].to_numpy():
+            if kind in ("head", "mlp"):
+                table[head if kind == "head" else n_heads, layer + 1] = size
+            elif kind == "embedding":
+                table[n_heads, 0] = size
         tables.append(table)
         totals.append(total)
     titles = [
@@ -76,7 +79,7 @@ def attribution(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     )
 
 
-def _writer_found(wholes: list[tuple[str, int]], tables: list[np.ndarray], totals: list[float]) -> str:
+def _writer_found(wholes: list[tuple[str, int]], tables: list[Table], totals: list[float]) -> str:
     said = []
     for (of, at), table, total in zip(wholes, tables, totals, strict=True):
         part, column = np.unravel_index(np.nanargmax(np.sign(total or 1.0) * table), table.shape)
