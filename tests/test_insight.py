@@ -144,7 +144,7 @@ def test_the_lead_at_the_last_layer_is_the_models_own(model: Model, prompts, vec
     frame = refusal_lead(
         model, prompts, refusal=REFUSAL, compliance=COMPLIANCE, plan=plan_of(vectors, alpha=0.0), reply=" the"
     )
-    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE)
+    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE, reply=" the")
     logits = model_logits(model, texts_of(model, prompts, reply=" the").batch)[:, -1]
     expected = logits[:, no].logsumexp(-1) - logits[:, yes].logsumexp(-1)
     for arm in ("unsteered", "steered"):
@@ -181,7 +181,7 @@ def test_attributions_sum_to_the_projection(hooked: Model, prompts, own):
 def test_attributions_sum_to_the_logit_difference(checkpoints, architecture: str, prompts):
     model = load_model(checkpoints[architecture])
     frame = refusal_attribution(model, prompts, refusal=REFUSAL, compliance=COMPLIANCE, reply=" the")
-    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE)
+    no, yes = opening_tokens(model, REFUSAL, COMPLIANCE, reply=" the")
     logits = model_logits(model, texts_of(model, prompts, reply=" the").batch)[:, -1]
     expected = logits[:, no].mean(-1) - logits[:, yes].mean(-1)
     assert frame.groupby("prompt")["contribution"].sum().tolist() == pytest.approx(
@@ -206,6 +206,13 @@ def test_a_planted_head_is_found(checkpoints, prompts, own):
     }
 
 
+def test_after_a_reply_words_begin_with_their_space(hooked: Model):
+    decode = tokenizer_of(hooked).decode
+    for reply, begun in (("", "sure"), ("the", " sure")):
+        _, yes = opening_tokens(hooked, ["no"], ["sure"], reply=reply)
+        assert begun.startswith(decode(yes)) and decode(yes).startswith(begun[0])
+
+
 def test_messages(llamas, hooked: Model, prompts, own, unchecked, monkeypatch):
     plain, words = llamas["plain"], dict(refusal=REFUSAL, compliance=COMPLIANCE)
     long = [Prompt.user("steal a ring " * context_length(hooked), label="harmful", source="long")]
@@ -225,6 +232,11 @@ def test_messages(llamas, hooked: Model, prompts, own, unchecked, monkeypatch):
         (
             lambda: refusal_lead(hooked, prompts, refusal="no", compliance=["a"]),
             "refusal='no', expected a list",
+        ),
+        (lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=[" "]), "' ', which adds no token"),
+        (
+            lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=["sure"], reply="the "),
+            "let the reply end where a token does",
         ),
         (lambda: direction_attribution(plain, prompts, own), r'needs a HookedTransformer.*backend="hooked"'),
         (

@@ -145,3 +145,8 @@ def test_shares_are_of_the_whole():
 def test_messages(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_words_of_the_last_layer_are_told():
+    said = plots.vector_lens(LENS).layout.title.text.replace("<br>", " ")
+    assert said == "At layer 2, SRV promotes “word1”, “word2”; SSV promotes “word1”, “word2”"

@@ -64,7 +64,7 @@ def refusal_attribution(
     unembedding; all together sum to the difference of the model's own logits. A HookedTransformer is needed.
     """
     require_hooked(model, "attribution")
-    no, yes = opening_tokens(model, refusal, compliance)
+    no, yes = opening_tokens(model, refusal, compliance, reply=reply)
     texts, head = texts_of(model, prompts, reply=reply), unembedding_of(model)
     names, written, sigma = _written(model, texts)
     towards = head.weight[:, no].mean(-1) - head.weight[:, yes].mean(-1)

@@ -107,33 +107,39 @@ def unembedding_of(model: Model) -> Unembedding:
     return Unembedding(norm_weight, bias, centres, matrix, offset)
 
 
-def first_tokens(model: Model, openings: Sequence[str], what: str) -> Int[Tensor, "token"]:
-    """The distinct first tokens of some sentences."""
-    if isinstance(openings, str) or not openings:
-        raise ValueError(
-            f'got {what}={openings!r}, expected a list of sentences such as ["I cannot help with that."]'
-        )
-    tokenizer = tokenizer_of(model)
-    rows = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in openings]
-    empty = [text for text, row in zip(openings, rows, strict=True) if not row]
-    if empty:
-        raise ValueError(f"{what} holds {empty[0]!r}, which has no token: give it words")
-    return torch.tensor(sorted({row[0] for row in rows}))
-
-
 def opening_tokens(
-    model: Model, refusal: Sequence[str], compliance: Sequence[str]
+    model: Model, refusal: Sequence[str], compliance: Sequence[str], *, reply: str = ""
 ) -> tuple[Int[Tensor, "token"], Int[Tensor, "other"]]:
-    """First tokens of refusals and of compliance; those that open both tell nothing and are left out."""
-    no, yes = (
-        set(first_tokens(model, texts, what).tolist())
-        for texts, what in ((refusal, "refusal"), (compliance, "compliance"))
-    )
+    """First tokens of refusals and of compliance, as they go on from `reply`: after it, a word begins with its space.
+
+    Tokens that open both tell nothing and are left out.
+    """
+    no = _first_tokens(model, refusal, "refusal", reply)
+    yes = _first_tokens(model, compliance, "compliance", reply)
     if not no - yes or not yes - no:
         raise ValueError(
             "refusal and compliance open with the same tokens: give sentences that differ in their first token"
         )
     return torch.tensor(sorted(no - yes)), torch.tensor(sorted(yes - no))
+
+
+def _first_tokens(model: Model, openings: Sequence[str], what: str, reply: str) -> set[int]:
+    if isinstance(openings, str) or not openings:
+        raise ValueError(
+            f'got {what}={openings!r}, expected a list of sentences such as ["I cannot help with that."]'
+        )
+    tokenizer, found = tokenizer_of(model), set()
+    said = tokenizer(reply, add_special_tokens=False)["input_ids"] if reply else []
+    between = " " if reply and not reply[-1].isspace() else ""
+    for text in openings:
+        row = tokenizer(reply + between + text, add_special_tokens=False)["input_ids"]
+        if not text.strip() or row[: len(said)] != said or len(row) == len(said):
+            raise ValueError(
+                f"{what} holds {text!r}, which adds no token of its own to reply={reply!r}: give it words, and let the "
+                "reply end where a token does"
+            )
+        found.add(int(row[len(said)]))
+    return found
 
 
 def _final_norm(model: Model) -> nn.Module:

@@ -76,7 +76,7 @@ def refusal_lead(
     (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits. `reply` is
     what it has said already: a model that opens with a remark, an "other" word, decides after it. Any backend.
     """
-    no, yes = opening_tokens(model, refusal, compliance)
+    no, yes = opening_tokens(model, refusal, compliance, reply=reply)
     kinds = dict.fromkeys(no.tolist(), "refusal") | dict.fromkeys(yes.tolist(), "compliance")
     texts = texts_of(model, prompts, reply=reply)
     if plan is None:

@@ -102,7 +102,8 @@ def refusal_lead(
     if chosen:
         method += f"; shaded: steered layers {', '.join(map(str, chosen))}"
     width = 640 if len(labels) == 1 else min(1080, 200 + 330 * len(labels))
-    return dress(fig, finding or _lead_found(frame), method, width=width, height=340)
+    fig = dress(fig, finding or _lead_found(frame), method, width=width, height=356)
+    return fig.update_layout(margin_t=fig.layout.margin.t + 16)  # the panels' titles have two lines
 
 
 def panels_apart(titles: Sequence[str]) -> go.Figure:

@@ -39,14 +39,14 @@ def vector_lens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
                     textfont=dict(size=12, color=colour if rank == 1 else INK),
                     customdata=here["logit"], hovertemplate="%{text}: %{customdata:+.2f}<extra></extra>",
                 )  # fmt: skip
-                x += max([len(word) for word in words], default=1) + 1.4
+                x += max([len(word) for word in words], default=1) + 1.9
             x += 1.2
         heads.append((start, 1.0, _short(vector), INK))
         x += 2
     for at, rise, text, colour in heads:
         fig.add_annotation(
             x=at, y=-0.5, yshift=8 + 26 * (rise == 1.0), text=text, showarrow=False, xanchor="left", yanchor="bottom",
-            xshift=3, font=dict(size=14 if rise == 1.0 else 12, color=colour),
+            xshift=-3, font=dict(size=14 if rise == 1.0 else 12, color=colour),
         )  # fmt: skip
     for row in range(len(layers) - 1):
         fig.add_hline(y=row + 0.5, line=dict(color=GRID, width=1), layer="below")
@@ -65,13 +65,13 @@ def vector_lens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
 
 
 def _words_found(frame: pd.DataFrame) -> str:
-    """Which word each vector promotes at the most layers, among its first few."""
-    said = []
-    for vector, part in frame[frame["side"] == "promoted"].groupby("vector", sort=False):
-        counts = part.groupby("token")["layer"].nunique().sort_values(ascending=False, kind="stable")
-        word, n = readable(str(counts.index[0])), part["layer"].nunique()
-        said.append(f"{_short(str(vector))} promotes “{word}” at {counts.iloc[0]} of {n} layers")
-    return "; ".join(said) or "What the vectors suppress"
+    """The first words that each vector promotes at its last layer, where the lens is the model's own reading."""
+    last, said = int(frame["layer"].max()), []
+    here = frame[(frame["layer"] == last) & (frame["side"] == "promoted")]
+    for vector, part in here.groupby("vector", sort=False):
+        words = ", ".join(f"“{readable(token)}”" for token in part.sort_values("rank")["token"].head(3))
+        said.append(f"{_short(str(vector))} promotes {words}")
+    return f"At layer {last}, " + "; ".join(said) if said else "What the vectors suppress, layer by layer"
 
 
 def _short(model: str) -> str:
