@@ -8,7 +8,8 @@ from workbench.style import COLOURS
 
 PROFILE = pd.DataFrame(
     [
-        {"model": model, "layer": layer, "auroc": 0.9, "auroc_low": 0.8, "auroc_high": 1.0, "share": 0.3}
+        {"model": model, "layer": layer, "auroc": 0.9, "auroc_low": 0.8, "auroc_high": 1.0}
+        | {"balanced_accuracy": 0.8, "balanced_accuracy_low": 0.7, "balanced_accuracy_high": 0.9}
         for model in ("organism:finance", "organism:aligned")
         for layer in range(4)
     ]
@@ -147,8 +148,8 @@ def test_one_layer_and_one_model():
     ("call", "message"),
     [
         (
-            lambda: plots.layer_profile(PROFILE.drop(columns="share")),
-            "layer profile: the frame has no column share",
+            lambda: plots.layer_profile(PROFILE.drop(columns="balanced_accuracy")),
+            "layer profile: the frame has no column balanced_accuracy",
         ),
         (lambda: plots.projections(PROJECTIONS.iloc[:0]), "projections: the frame is empty"),
         (lambda: plots.gate_map(GATE.drop(columns="open")), "gate map: the frame has no column open"),

@@ -60,7 +60,9 @@ def test_vectors_without_midpoints_have_no_accuracy():
     bare = layer_profile(vectors, activations(1)).frame
     assert bare["balanced_accuracy"].isna().all()
     whole = layer_profile(made, activations(1)).frame
-    assert bare.drop(columns="balanced_accuracy").equals(whole.drop(columns="balanced_accuracy"))
+    accuracy = [f"balanced_accuracy{end}" for end in ("", "_low", "_high")]
+    assert bare.drop(columns=accuracy).equals(whole.drop(columns=accuracy))
+    assert (whole["balanced_accuracy_low"] < whole["balanced_accuracy_high"]).all()
 
 
 def test_shuffled_labels_find_nothing():

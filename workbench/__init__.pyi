@@ -31,10 +31,17 @@ from workbench.loading import load_tokenizer as load_tokenizer
 from workbench.models import residual_hooks as residual_hooks
 from workbench.models import space_of as space_of
 from workbench.profiles import LayerProfile as LayerProfile
+from workbench.profiles import extraction_growth as extraction_growth
+from workbench.profiles import gate_by_wrapper as gate_by_wrapper
 from workbench.profiles import gate_map as gate_map
+from workbench.profiles import gate_roc as gate_roc
+from workbench.profiles import layer_cosines as layer_cosines
 from workbench.profiles import layer_profile as layer_profile
+from workbench.profiles import principal_components as principal_components
 from workbench.profiles import projections as projections
 from workbench.profiles import select_layers as select_layers
+from workbench.profiles import vector_cosines as vector_cosines
+from workbench.profiles import vector_strength as vector_strength
 from workbench.prompts import ContrastSet as ContrastSet
 from workbench.prompts import Prompt as Prompt
 from workbench.prompts import PromptSet as PromptSet

@@ -14,7 +14,7 @@ number of *distinct* prompts, those that differ in some cluster column, in place
 The trap: with few clusters (below ten, say) a bootstrap interval is too narrow; `clusters` tells how many there were.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -138,22 +138,64 @@ def auroc(
         )
     columns = _cluster_frame(clusters, len(values))
     mean, wins = roc_area(values, truth), _wins(values, truth)
-    low, high, k, column = mean, mean, 0, ""
-    for name in columns.columns:
-        sides = [_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
-        counts = [int(side.max()) + 1 for side in sides]
-        if min(counts) < 2:
-            continue
-        drawings = (_draws(count, n_boot, seed + side) for side, count in enumerate(counts))
-        weights = [draws[:, codes] for draws, codes in zip(drawings, sides, strict=True)]
-        drawn = ((weights[0] @ wins) * weights[1]).sum(1) / (weights[0].sum(1) * weights[1].sum(1))
-        bounds = np.percentile(drawn, [2.5, 97.5])
-        if not column or bounds[1] - bounds[0] > high - low:
-            low, high, k, column = float(bounds[0]), float(bounds[1]), min(counts), str(name)
+
+    def drawn(yes: Floats, no: Floats) -> Floats:
+        return ((yes @ wins) * no).sum(1) / (yes.sum(1) * no.sum(1))
+
+    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
     distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
     floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
     return Estimate(mean, min(low, floor.low), max(high, floor.high), len(values), k, method)
+
+
+def balanced_accuracy(
+    opened: ArrayLike,
+    positive: ArrayLike,
+    clusters: Clusters | None = None,
+    *,
+    n_boot: int = 500,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of two shares, positives that were `opened` and negatives that were not, with its interval.
+
+    Clusters are resampled, and Wilson's floor is set, as `auroc` does.
+    """
+    truth = np.asarray(positive, dtype=bool)
+    right = (np.asarray(opened, dtype=bool) == truth).astype(np.float64)
+    columns = _cluster_frame(clusters, len(right))
+    yes, no = _sides(right, truth)
+
+    def drawn(weights: Floats, others: Floats) -> Floats:
+        return (weights @ yes / weights.sum(1) + others @ no / others.sum(1)) / 2
+
+    mean = float((yes.mean() + no.mean()) / 2)
+    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
+    distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
+    floor = wilson(mean * distinct, distinct)
+    method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
+    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(right), k, method)
+
+
+def gap_between(
+    values: ArrayLike,
+    positive: ArrayLike,
+    clusters: Clusters | None = None,
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of the positives minus that of the negatives, clusters resampled within each side."""
+    array, truth = np.asarray(values, dtype=np.float64), np.asarray(positive, dtype=bool)
+    columns = _cluster_frame(clusters, len(array))
+    yes, no = _sides(array, truth)
+
+    def drawn(weights: Floats, others: Floats) -> Floats:
+        return weights @ yes / weights.sum(1) - others @ no / others.sum(1)
+
+    mean = float(yes.mean() - no.mean())
+    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
+    return Estimate(mean, low, high, len(array), k, f"bootstrap by {column or 'nothing'}")
 
 
 def roc_area(scores: ArrayLike, positive: ArrayLike) -> float:
@@ -172,6 +214,43 @@ def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.Data
     frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
     frame = frame.replace("none", None).dropna(axis=1, how="all")
     return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
+
+
+def _sides(values: Floats, truth: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    if values.shape != truth.shape:
+        raise ValueError(f"got {len(values)} values and {len(truth)} labels, expected one label per value")
+    if truth.all() or not truth.any():
+        side = "positives" if len(truth) and truth.all() else "negatives"
+        raise ValueError(
+            f"got {len(truth)} {side} only, expected both classes: add prompts of the other label"
+        )
+    return values[truth], values[~truth]
+
+
+def _two_sided(
+    drawn: Callable[[Floats, Floats], Floats],
+    truth: NDArray[np.bool_],
+    columns: pd.DataFrame,
+    mean: float,
+    n_boot: int,
+    seed: int,
+) -> tuple[float, float, int, str]:
+    """The widest interval over the columns, clusters resampled within positives and negatives apart.
+
+    `drawn` gives a number per resample, from how often each positive and each negative is in it.
+    """
+    low, high, k, column = mean, mean, 0, ""
+    for name in columns.columns:
+        sides = [_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
+        counts = [int(side.max()) + 1 for side in sides]
+        if min(counts) < 2:
+            continue
+        drawings = (_draws(count, n_boot, seed + side) for side, count in enumerate(counts))
+        yes, no = (draws[:, codes] for draws, codes in zip(drawings, sides, strict=True))
+        bounds = np.percentile(drawn(yes, no), [2.5, 97.5])
+        if not column or bounds[1] - bounds[0] > high - low:
+            low, high, k, column = float(bounds[0]), float(bounds[1]), min(counts), str(name)
+    return low, high, k, column
 
 
 def _wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:

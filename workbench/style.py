@@ -63,6 +63,8 @@ TEMPLATE = go.layout.Template(
     )
 )
 
+# Signed values, centred at zero; neither end is a colour with a meaning.
+DIVERGING = [(0.0, "#7A5C1E"), (0.5, "#FFFFFF"), (1.0, "#4B3F8F")]
 # Shares, from nothing to all.
 SEQUENTIAL = [(0.0, "#FFFFFF"), (1.0, COLOURS["gate"])]
 

@@ -42,8 +42,8 @@ def save_pictures(outcomes: Sequence[Outcome], folder: Path, *, sample: str) -> 
     draw = {
         "layer-profile": lambda frame: plots.layer_profile(
             frame, chosen=layers, finding=profile_finding(first), method="AUROC of the projection of val prompts on "
-            "each model's own harmful − harmless direction; band: 95 % interval; dashed: chance; gap ÷ norm: ‖v'‖ over "
-            "the mean residual norm",
+            "each model's own harmful − harmless direction, and balanced accuracy at the paper's threshold; bands: "
+            "95 % intervals; dashed: chance",
         ),
         "projections": lambda frame: plots.projections(
             frame, chosen=layers, finding=projection_finding(first), method=f"a point is a val prompt of {first.name}, "

@@ -7,6 +7,14 @@ The trap: a figure drawn from averages alone hides its own uncertainty. Frames c
 """
 
 from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CHOSEN, dose_response
+from workbench.plots.gates import gate_by_wrapper, gate_roc
+from workbench.plots.geometry import (
+    extraction_growth,
+    layer_cosines,
+    principal_components,
+    vector_cosines,
+    vector_strength,
+)
 from workbench.plots.panels import LABELS
 from workbench.plots.rates import BROKEN, CURVES, TRADE_OFF, strength_curves, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
@@ -26,8 +34,13 @@ __all__ = [
     "TRADE_OFF",
     "attribution",
     "dose_response",
+    "extraction_growth",
+    "gate_by_wrapper",
     "gate_map",
+    "gate_roc",
+    "layer_cosines",
     "layer_profile",
+    "principal_components",
     "projections",
     "refusal_lead",
     "steered_residuals",
@@ -35,5 +48,7 @@ __all__ = [
     "strength_curves",
     "token_map",
     "trade_off",
+    "vector_cosines",
     "vector_lens",
+    "vector_strength",
 ]

@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from workbench.style import INK
 
+MOST_LAYERS = 8
 LABELS = ("harmful", "jailbroken", "harmless", "contrast", "domain")
 
 
@@ -36,3 +37,22 @@ def require_columns(frame: pd.DataFrame, what: str, *columns: str) -> None:
         )
     if frame.empty:
         raise ValueError(f"{what}: the frame is empty: expected at least one row")
+
+
+def shown_layers(layers: "pd.Series[int]") -> tuple[list[int], str]:
+    """The layers that have room as panels, evenly over the depth with both ends, and a word where some have none."""
+    every = sorted(int(layer) for layer in layers.unique())
+    if len(every) <= MOST_LAYERS:
+        return every, ""
+    picked = [every[round(k * (len(every) - 1) / (MOST_LAYERS - 1))] for k in range(MOST_LAYERS)]
+    return picked, f"; {MOST_LAYERS} of {len(every)} layers"
+
+
+def layer_axis(fig: go.Figure, layers: "pd.Series[int]", *, row: int) -> None:
+    last = int(layers.max())
+    fig.update_xaxes(tickvals=list(range(0, last + 1, max(1, last // 8))), range=[-0.6, last + 0.6])
+    fig.update_xaxes(title_text="layer", row=row)
+
+
+def short_name(model: str) -> str:
+    return model.removeprefix("organism:")

@@ -6,47 +6,55 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import LABELS, panels, require_columns
+from workbench.plots.panels import LABELS, layer_axis, panels, require_columns, short_name, shown_layers
 from workbench.style import COLOURS, INK, QUIET, SEQUENTIAL, add_band, dress, shade_layers
 
 
 def layer_profile(
     frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: str = "", method: str = ""
 ) -> go.Figure:
-    """AUROC by layer, a small multiple per `model`, and below it ‖v'_l‖ as a share of the residual norm.
+    """AUROC by layer, a small multiple per `model`, and below it the balanced accuracy at the paper's threshold.
 
-    `frame` has model, layer, auroc, auroc_low, auroc_high and share: `LayerProfile.frame`, several stacked.
+    `frame` has model, layer, auroc and balanced_accuracy, both with _low and _high: `LayerProfile.frame`, several
+    stacked. `chosen` layers are shaded, as L_G.
     """
-    require_columns(frame, "layer profile", "model", "layer", "auroc", "auroc_low", "auroc_high", "share")
+    measures = ("auroc", "balanced_accuracy")
+    columns = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
+    require_columns(frame, "layer profile", "model", "layer", *columns)
+    frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     models = list(frame["model"].unique())
-    fig = panels(2, len(models), [_short(model) for model in models], row_heights=[0.6, 0.4])
-    top = max(0.4, 1.15 * frame["share"].max())
+    fig = panels(2, len(models), [short_name(model) for model in models])
     for col, model in enumerate(models, start=1):
         part = frame[frame["model"] == model].sort_values("layer")
-        add_band(fig, part["layer"], part["auroc_low"], part["auroc_high"], COLOURS["gate"], row=1, col=col)
-        for row, column, colour in ((1, "auroc", COLOURS["gate"]), (2, "share", INK)):
+        for row, measure in enumerate(measures, start=1):
+            low, high = part[f"{measure}_low"], part[f"{measure}_high"]
+            add_band(fig, part["layer"], low, high, COLOURS["gate"], row=row, col=col)
             fig.add_scatter(
                 x=part["layer"],
-                y=part[column],
+                y=part[measure],
                 mode="lines+markers",
-                line=dict(color=colour, width=2),
+                line=dict(color=COLOURS["gate"], width=2),
                 row=row,
                 col=col,
             )
-        fig.add_hline(y=0.5, line=dict(color=COLOURS["control"], dash="dash", width=1), row=1, col=col)
-    fig.update_yaxes(range=[min(0.4, frame["auroc_low"].min() - 0.02), 1.02], row=1)
-    fig.update_yaxes(range=[0, top], row=2)
+            fig.add_hline(y=0.5, line=dict(color=COLOURS["control"], dash="dash", width=1), row=row, col=col)
+    fig.update_yaxes(range=[min(0.4, frame[["auroc_low", "balanced_accuracy_low"]].min().min() - 0.02), 1.02])
     fig.update_yaxes(title_text="AUROC", row=1, col=1)
-    fig.update_yaxes(title_text="gap ÷ norm", row=2, col=1)
-    _layer_axis(fig, frame["layer"], row=2)
+    fig.update_yaxes(title_text="balanced accuracy", row=2, col=1)
+    layer_axis(fig, frame["layer"], row=2)
     shade_layers(fig, chosen)
+    tops = frame.loc[frame.groupby("model", sort=False)["auroc"].idxmax()]
+    found = zip(tops["model"], tops["layer"], tops["auroc"], strict=True)
+    best = ", ".join(
+        f"layer {layer} of {short_name(model)} (AUROC {auroc:.2f})" for model, layer, auroc in found
+    )
     method = method or (
-        "projection on each model's own harmful − harmless direction; band: 95 % interval; dashed: chance; "
-        "gap ÷ norm: ‖v'‖ over the mean residual norm"
+        "projection on each model's own harmful − harmless direction, held out; bands: 95 % intervals; dashed: chance; "
+        "accuracy at the paper's threshold"
     )
     return dress(
         fig,
-        finding or "How well each layer tells harmful from harmless",
+        finding or f"Intent is read best at: {best}",
         method + _shaded(chosen),
         height=420,
     )
@@ -61,11 +69,19 @@ def projections(
     means of the extraction prompts.
     """
     require_columns(frame, "projections", "label", "layer", "projection")
-    layers = sorted(frame["layer"].unique())
+    frame = frame.reset_index(drop=True)  # stacked frames repeat their index
+    if frame["label"].nunique() < 2:
+        raise ValueError(
+            f"projections: got {frame['label'].iloc[0]} prompts only, expected two kinds or more: there is nothing to "
+            "compare them with"
+        )
+    layers, told = shown_layers(frame["layer"])
     labels = [label for label in reversed(LABELS) if label in set(frame["label"])]
     fig = panels(1, len(layers), [f"layer {layer}" + (" •" if layer in chosen else "") for layer in layers])
     rng = np.random.default_rng(0)
-    low, high = frame["projection"].min(), frame["projection"].max()
+    gated = "threshold" in frame
+    ends = frame[["projection", "threshold"]] if gated else frame[["projection"]]
+    low, high = ends.min().min(), ends.max().max()
     for col, layer in enumerate(layers, start=1):
         for height, label in enumerate(labels):
             values = frame.loc[(frame["layer"] == layer) & (frame["label"] == label), "projection"]
@@ -88,6 +104,11 @@ def projections(
                 col=col,
             )
         fig.add_vline(x=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
+        if gated:
+            at = frame[frame["layer"] == layer].iloc[0]
+            dash = "solid" if bool(at.get("decides", True)) else "dash"
+            line = dict(color=COLOURS["gate"], width=2, dash=dash)
+            fig.add_vline(x=float(at["threshold"]), line=line, row=1, col=col)
     fig.update_xaxes(range=[low - 0.2, high + 0.2], nticks=4)
     fig.update_yaxes(range=[-0.6, len(labels) - 0.4], showgrid=False, tickvals=[])
     fig.update_yaxes(
@@ -100,11 +121,26 @@ def projections(
         method
         or "a point is a prompt, a bar the median; unit: ‖v'‖, 0 half-way between train's harmful and harmless means"
     )
+    if gated:
+        method += "; purple: the gate's threshold" + (
+            ", dashed where it does not decide" if "decides" in frame and not frame["decides"].all() else ""
+        )
     if chosen:
         method += "; • steered layer"
-    return dress(
-        fig, finding or "Where prompts of each kind fall, layer by layer", method, width=980, height=330
-    )
+    return dress(fig, finding or _falls(frame), method + told, width=980, height=330)
+
+
+def _falls(frame: pd.DataFrame) -> str:
+    """Which kinds lie beyond the gate's threshold, or 0, at the layer where most prompts fall on their side."""
+    part = frame
+    if "decides" in part and part["decides"].any():
+        part = part[part["decides"]]
+    beyond = part["projection"] > part.get("threshold", 0)
+    right = (beyond == part["label"].isin(["harmful", "jailbroken"])).groupby(part["layer"]).mean()
+    layer = right.idxmax()
+    shares = beyond[part["layer"] == layer].groupby(part["label"]).mean()
+    said = ", ".join(f"{100 * shares[label]:.0f} % of {label}" for label in LABELS if label in shares)
+    return f"At layer {layer} the line leaves on the side of harm: {said} prompts"
 
 
 def gate_map(
@@ -144,15 +180,5 @@ def gate_map(
     return dress(fig, finding or "On which prompts the gate opens", method, width=720, height=250)
 
 
-def _layer_axis(fig: go.Figure, layers: pd.Series, *, row: int) -> None:
-    every = max(1, int(layers.max()) // 8)
-    fig.update_xaxes(tickvals=list(range(0, int(layers.max()) + 1, every)), range=[-0.6, layers.max() + 0.6])
-    fig.update_xaxes(title_text="layer", row=row)
-
-
 def _shaded(chosen: Sequence[int]) -> str:
     return f"; shaded: steered layers {', '.join(map(str, chosen))}" if chosen else ""
-
-
-def _short(model: str) -> str:
-    return model.removeprefix("organism:")

@@ -8,18 +8,19 @@ that made no vector, and a threshold on it.
 The trap: on the prompts that the vector was made from, almost every layer separates almost perfectly; profile `.val`.
 """
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-import torch
-from einops import rearrange, repeat
 
 from workbench.activations import Activations
-from workbench.gates import Gate, project
+from workbench.gates import project
+from workbench.profiles.sides import clusters_of, require_both
 from workbench.provenance import Provenance, Space
-from workbench.stats import auroc, cluster_frame
+from workbench.stats import Estimate, auroc, balanced_accuracy
 from workbench.vectors import SteeringVectors
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan, 0, 0, "unknown")
 
 
 class NoLayers(ValueError):
@@ -30,10 +31,10 @@ class NoLayers(ValueError):
 class LayerProfile:
     """One row per layer in `frame`.
 
-    `auroc` with `auroc_low` and `auroc_high`; `balanced_accuracy` of a gate with the paper's bias: its threshold lies
-    half-way between the two means of the prompts that the vectors were made from (`SteeringVectors.midpoints`), so no
-    scored prompt has a say in it; NaN where the vectors hold no midpoints. `gap_norm` ‖v'_l‖, `residual_norm`, and
-    `share`, the first over the second.
+    `auroc` and `balanced_accuracy`, each with `_low` and `_high`. The latter is that of a gate with the paper's bias:
+    its threshold lies half-way between the two means of the prompts that the vectors were made from
+    (`SteeringVectors.midpoints`), so no scored prompt has a say in it; NaN where the vectors hold no midpoints.
+    `gap_norm` ‖v'_l‖, `residual_norm`, and `share`, the first over the second.
     """
 
     frame: pd.DataFrame
@@ -48,26 +49,19 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
     alone does not tell them apart. Domain prompts are left out, since `choose_gate` sees to them. Pass prompts that
     made no vector: the accuracy is at the threshold of those that did (see `LayerProfile`).
     """
-    from sklearn.metrics import balanced_accuracy_score  # here for the reason told in `stats`
-
     vectors.space.require(activations.space, "activations")
-    missing = [label for label in ("harmful", "harmless") if label not in activations.labels]
-    if missing:
-        present = ", ".join(sorted(set(activations.labels)))
-        raise ValueError(
-            f"got prompts labelled {present}, none {' and none '.join(missing)}: "
-            "a profile compares harmful with harmless"
-        )
+    require_both(activations, "a profile")
     everyday = activations.labelled("harmful", "jailbroken", "harmless", "contrast")
     projections, harmful = project(vectors, everyday), everyday.harmful
-    clusters = cluster_frame([p.cluster for p in everyday.prompts]) if everyday.prompts else None
+    clusters = clusters_of(everyday)
     midpoints, rows = vectors.midpoints, []
     for layer in range(vectors.space.n_layers):
         scores = projections[:, layer]
         separation = auroc(scores.numpy(), harmful.numpy(), clusters)
-        accuracy = float("nan")
+        accuracy = UNKNOWN
         if midpoints is not None:
-            accuracy = float(balanced_accuracy_score(harmful.numpy(), (scores > midpoints[layer]).numpy()))
+            opened = (scores > midpoints[layer]).numpy()
+            accuracy = balanced_accuracy(opened, harmful.numpy(), clusters)
         gap, residual = float(vectors.norms[layer]), float(vectors.residual_norms[layer])
         rows.append(
             {
@@ -75,7 +69,9 @@ def layer_profile(vectors: SteeringVectors, activations: Activations) -> LayerPr
                 "auroc": separation.mean,
                 "auroc_low": separation.low,
                 "auroc_high": separation.high,
-                "balanced_accuracy": accuracy,
+                "balanced_accuracy": accuracy.mean,
+                "balanced_accuracy_low": accuracy.low,
+                "balanced_accuracy_high": accuracy.high,
                 "gap_norm": gap,
                 "residual_norm": residual,
                 "share": gap / residual if residual else 0.0,
@@ -108,39 +104,3 @@ def select_layers(*profiles: LayerProfile, min_auroc: float = 0.95) -> tuple[int
             f"{weakest.idxmax()} with {weakest.max():.3f}: lower min_auroc, or extract from more prompts"
         )
     return chosen
-
-
-def projections(vectors: SteeringVectors, activations: Activations, *, train: Activations) -> pd.DataFrame:
-    """A row per prompt and layer: its projection in units of ‖v'_l‖, 0 half-way between the class means of `train`.
-
-    `train` is what the vectors were made from: its harmful and harmless prompts are centred at +½ and −½ by
-    construction. Those of `activations` fall where they fall, and a shift of all of them is seen. Where a layer has no
-    direction every prompt is at 0.
-    """
-    for given in (activations, train):
-        vectors.space.require(given.space, "activations")
-    values = project(vectors, activations)
-    plain = train.labelled("harmful", "harmless")
-    inner, harmful = project(vectors, plain), plain.harmful
-    middle = (inner[harmful].mean(0) + inner[~harmful].mean(0)) / 2
-    scaled = (values - middle) / torch.where(vectors.norms > 0, vectors.norms, 1.0)
-    n_prompts, n_layers = values.shape
-    return pd.DataFrame(
-        {
-            "prompt": repeat(np.arange(n_prompts), "prompt -> (prompt layer)", layer=n_layers),
-            "label": repeat(np.array(activations.labels), "prompt -> (prompt layer)", layer=n_layers),
-            "layer": repeat(np.arange(n_layers), "layer -> (prompt layer)", prompt=n_prompts),
-            "projection": rearrange(scaled.double().numpy(), "prompt layer -> (prompt layer)"),
-        }
-    )
-
-
-def gate_map(gate: Gate, activations: Activations) -> pd.DataFrame:
-    """A row per label and layer: the share of prompts on which the gate is open there, and how many there were."""
-    opened = gate.read(activations).open
-    frame = pd.DataFrame(opened.float().numpy())
-    frame["label"] = list(activations.labels)
-    shares = frame.groupby("label", sort=False)
-    tidy = shares.mean().reset_index().melt("label", var_name="layer", value_name="open")
-    tidy["n"] = tidy["label"].map(shares.size())
-    return tidy
