@@ -15,7 +15,7 @@ from workbench.loading import Model, load_model
 from workbench.models import context_length, tokenizer_of, transformers_model
 from workbench.prompts import Prompt, PromptSet
 from workbench.steering import SteeringPlan
-from workbench.vectors import SteeringVectors, mean_difference
+from workbench.vectors import SteeringVectors, mean_difference, random_directions
 
 REFUSAL, COMPLIANCE = ["no", "cannot help"], ["sure", "please read"]
 
@@ -121,6 +121,24 @@ def test_at_the_first_steered_layer_runs_differ_by_the_shift_alone(model: Model,
     expected = (clean["norm"] ** 2 + 2 * added * clean["projection"] + added**2) ** 0.5
     assert (moved["norm"] - expected).abs().max() < 1e-3
     assert (moved["cosine"] - moved["projection"] / moved["norm"]).abs().max() < 1e-5
+
+
+def test_a_control_is_an_arm_of_its_own(model: Model, prompts, vectors):
+    control = plan_of(random_directions(vectors, seed=0))
+    frame = steered_residuals(model, plan_of(vectors), prompts, control=control)
+    swapped = steered_residuals(model, control, prompts, onto=vectors)
+    arms = {arm: part.reset_index(drop=True) for arm, part in frame.groupby("arm")}
+    assert (
+        arms["control"]
+        .drop(columns="arm")
+        .equals(swapped[swapped["arm"] == "steered"].drop(columns="arm").reset_index(drop=True))
+    )
+    assert arms["steered"]["shift"].tolist() == pytest.approx(arms["control"]["shift"].tolist(), rel=1e-5)
+    leads = refusal_lead(
+        model, prompts, refusal=REFUSAL, compliance=COMPLIANCE, plan=plan_of(vectors), control=control
+    )
+    assert leads["arm"].unique().tolist() == ["unsteered", "steered", "control"]
+    assert leads.groupby("arm")["lead"].mean().nunique() == 3
 
 
 def test_a_plan_for_the_prompt_leaves_the_reply_alone(model: Model, prompts, vectors):

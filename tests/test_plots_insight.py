@@ -150,3 +150,13 @@ def test_messages(call, message):
 def test_the_words_of_the_last_layer_are_told():
     said = plots.vector_lens(LENS).layout.title.text.replace("<br>", " ")
     assert said == "At layer 2, SRV promotes “word1”, “word2”; SSV promotes “word1”, “word2”"
+
+
+def test_a_control_is_grey_dashed_and_not_needed():
+    for draw, frame in ((plots.refusal_lead, LEAD), (plots.steered_residuals, STEERED)):
+        control = frame[frame["arm"] == "steered"].assign(arm="control")
+        fig = draw(pd.concat([frame, control]))
+        dashed = {trace.line.color for trace in fig.data if trace.line.dash == "dash"}
+        assert dashed == {COLOURS["control"]}
+        assert "control" in {note.text for note in fig.layout.annotations}
+    assert plots.steered_tokens(pd.concat([STEERED, control])).data

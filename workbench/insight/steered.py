@@ -29,20 +29,25 @@ def steered_residuals(
     prompts: Prompts,
     *,
     onto: SteeringVectors | None = None,
+    control: SteeringPlan | None = None,
     reply: str = "",
 ) -> pd.DataFrame:
     """A row per prompt, token, layer and arm ("unsteered", "steered"): what the residual is like there.
 
     Columns: prompt, label, position, token, part ("prompt" or "reply"), layer, arm, norm, projection and cosine (on
     `onto`, else the plan's vectors: the safety direction), shift (the length of what is added there), open (whether the
-    gate is). `reply` is a text that the model has said already. Any backend.
+    gate is). `control` is another plan, say of random directions of equal norm, shown as arm "control"; `reply` a text
+    that the model has said already. Any backend.
     """
     vectors = plan.vectors if onto is None else onto
     vectors.space.require(space_of(model, vectors.space.site), "vectors")
     texts = texts_of(model, prompts, reply=reply)
     clean, shifted, lengths, opened = _both(model, plan, texts, vectors.space.site)
+    arms = {"unsteered": (clean, torch.zeros_like(lengths), opened), "steered": (shifted, lengths, opened)}
+    if control is not None:
+        arms["control"] = _both(model, control, texts, vectors.space.site)[1:]
     rows = []
-    for arm, residuals in (("unsteered", clean), ("steered", shifted)):
+    for arm, (residuals, lengths, opened) in arms.items():
         norms = residuals.norm(dim=-1)
         along = torch.einsum("plsd,ld->pls", residuals, vectors.directions)
         cosines = along / norms.clamp(min=torch.finfo(torch.float32).tiny)
@@ -51,7 +56,7 @@ def steered_residuals(
             for position, column in enumerate(texts.positions(number)):
                 part = "prompt" if column < texts.prompt_width else "reply"
                 for layer in range(residuals.shape[1]):
-                    added = lengths[number, layer, int(part == "reply")] if arm == "steered" else 0.0
+                    added = lengths[number, layer, int(part == "reply")]
                     at = number, layer, column
                     token = number, prompt.label, position, words[position], part, layer, arm
                     sizes = float(norms[at]), float(along[at]), float(cosines[at]), float(added)
@@ -67,14 +72,16 @@ def refusal_lead(
     refusal: Sequence[str],
     compliance: Sequence[str],
     plan: SteeringPlan | None = None,
+    control: SteeringPlan | None = None,
     reply: str = "",
 ) -> pd.DataFrame:
     """By layer, how much likelier a refusal's first word is than a compliant one's, by logit lens at the last token.
 
     Columns: prompt, label, layer, arm, refusal and compliance (log of the summed exponentials of the logits of those
     sentences' first tokens), lead (their difference: above 0 a refusal leads), token (the likeliest of all) and opens
-    (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits. `reply` is
-    what it has said already: a model that opens with a remark, an "other" word, decides after it. Any backend.
+    (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits. `control`
+    is another plan, shown as arm "control". `reply` is what it has said already: a model that opens with a remark, an
+    "other" word, decides after it. Any backend.
     """
     no, yes = opening_tokens(model, refusal, compliance, reply=reply)
     kinds = dict.fromkeys(no.tolist(), "refusal") | dict.fromkeys(yes.tolist(), "compliance")
@@ -84,6 +91,8 @@ def refusal_lead(
     else:
         clean, shifted, _, _ = _both(model, plan, texts, "resid_post")
         arms = {"unsteered": clean, "steered": shifted}
+    if control is not None:
+        arms["control"] = _both(model, control, texts, "resid_post")[1]
     rows = []
     for arm, residuals in arms.items():
         for layer in range(n_layers(model)):

@@ -12,7 +12,7 @@ from workbench.plots.tokens import add_text_map, finish_text_panels, text_panels
 from workbench.style import COLOURS, INK, QUIET, add_labels, dress, shade_layers, tint
 
 _QUANTITIES = {"norm": "‖x‖", "projection": "x · θ", "cosine": "cos(x, θ)"}
-_ARMS = ("unsteered", "steered")
+_ARMS = ("unsteered", "control", "steered")
 
 
 def steered_residuals(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
@@ -58,7 +58,7 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
     for prompt in prompts:
         arms = {
             arm: text_table(frame[(frame["prompt"] == prompt) & (frame["arm"] == arm)], "projection")
-            for arm in _ARMS
+            for arm in ("unsteered", "steered")
         }
         changes[prompt] = arms["steered"][0] - arms["unsteered"][0], arms["steered"][1]
     limit = float(
@@ -121,7 +121,7 @@ def lines(
     ends = []
     for arm in (arm for arm in _ARMS if arm in set(part["arm"])):
         table = part[part["arm"] == arm].pivot(index="layer", columns="prompt", values=quantity).sort_index()
-        for prompt in table.columns if table.shape[1] > 1 else ():
+        for prompt in table.columns if table.shape[1] > 1 and arm != "control" else ():
             fig.add_scatter(
                 x=table.index, y=table[prompt], mode="lines", hoverinfo="skip",
                 line=dict(color=tint(COLOURS[arm], 0.25), width=1), row=1, col=col,
@@ -130,7 +130,7 @@ def lines(
         fig.add_scatter(
             x=mean.index, y=mean, mode="lines+markers", marker_size=5,
             hovertemplate="layer %{x}: %{y:.2f}<extra></extra>",
-            line=dict(color=COLOURS[arm], width=3), row=1, col=col,
+            line=dict(color=COLOURS[arm], width=3, dash="dash" if arm == "control" else "solid"), row=1, col=col,
         )  # fmt: skip
         ends.append((arm, COLOURS[arm], float(mean.iloc[-1])))
     room = part[quantity] if room is None else room
@@ -149,8 +149,10 @@ def lines(
 
 def _require_arms(frame: pd.DataFrame, what: str, *, both: bool = True) -> None:
     found = set(frame["arm"])
-    if found - set(_ARMS) or (both and len(found) < 2) or "unsteered" not in found:
-        raise ValueError(f"{what}: got arms {', '.join(sorted(found))}, expected unsteered and steered")
+    if found - set(_ARMS) or (both and "steered" not in found) or "unsteered" not in found:
+        raise ValueError(
+            f"{what}: got arms {', '.join(sorted(found))}, expected unsteered and steered, and control if there is one"
+        )
 
 
 def _steered(frame: pd.DataFrame) -> list[int]:
