@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.plots.panels import panels, require_columns
 from workbench.plots.tokens import add_text_map, finish_text_panels, text_panels, text_table
-from workbench.style import COLOURS, INK, QUIET, add_labels, dress, shade_layers, tint
+from workbench.style import COLOURS, DIVERGING, INK, QUIET, add_labels, dress, shade_layers, tint
 
 _QUANTITIES = {"norm": "‖x‖", "projection": "x · θ", "cosine": "cos(x, θ)"}
 _ARMS = ("unsteered", "control", "steered")
@@ -66,7 +66,9 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
     )
     for col, (table, words) in enumerate(changes.values(), start=1):
         longest = max(longest, len(words))
-        add_text_map(fig, table, words, limit=limit or 1.0, title="change<br>of x · θ", col=col)
+        add_text_map(
+            fig, table, words, limit=limit or 1.0, title="change<br>of x · θ", colours=DIVERGING, col=col
+        )
     finish_text_panels(fig, longest, _steered(frame))
     method = method or (
         "steered minus unsteered projection on the safety direction θ of each layer, residual units (white: none); "

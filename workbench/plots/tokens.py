@@ -1,6 +1,7 @@
 """Pictures along the tokens: a prompt's text down its axis, the layers across, and what is read at each crossing."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,9 @@ from plotly.subplots import make_subplots
 from workbench.plots.panels import require_columns
 from workbench.style import COLOURS, INK, dress
 
-DIVERGING = [(0.0, COLOURS["harmless"]), (0.5, "#FFFFFF"), (1.0, COLOURS["harmful"])]
-"""Signed values only, centred at zero: the harmless side, nothing, the harmful side."""
+Colours: TypeAlias = Sequence[tuple[float, str]]
+SIDES = [(0.0, COLOURS["harmless"]), (0.5, "#FFFFFF"), (1.0, COLOURS["harmful"])]
+"""Of projections on harmful − harmless only: the harmless side, the threshold, the harmful side."""
 
 
 def token_map(
@@ -35,7 +37,7 @@ def token_map(
     for col, prompt in enumerate(prompts, start=1):
         table, words = text_table(frame[frame["prompt"] == prompt], "reads")
         longest = max(longest, len(words))
-        add_text_map(fig, table, words, limit=limit, title="reads as<br>‖v'‖", col=col)
+        add_text_map(fig, table, words, limit=limit, title="reads as<br>‖v'‖", colours=SIDES, col=col)
     finish_text_panels(fig, longest, chosen)
     method = method or (
         "projection of each token's residual on the layer's harmful − harmless direction, from the threshold (white), "
@@ -70,11 +72,18 @@ def text_table(part: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]
 
 
 def add_text_map(
-    fig: go.Figure, table: pd.DataFrame, words: Sequence[str], *, limit: float, title: str, col: int
+    fig: go.Figure,
+    table: pd.DataFrame,
+    words: Sequence[str],
+    *,
+    limit: float,
+    title: str,
+    colours: Colours,
+    col: int,
 ) -> None:
     """One text's heat map, diverging about zero; the colour bar is drawn once, beside the first."""
     fig.add_heatmap(
-        z=table.to_numpy(), x=list(table.columns), y=list(table.index), colorscale=DIVERGING,
+        z=table.to_numpy(), x=list(table.columns), y=list(table.index), colorscale=colours,
         zmin=-limit, zmax=limit, zmid=0, xgap=1, ygap=1, showscale=col == 1,
         colorbar=dict(
             title=dict(text=title, font=dict(size=11)), thickness=10, len=0.6, tickfont=dict(size=11), nticks=5

@@ -7,8 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import panels, require_columns
-from workbench.plots.tokens import DIVERGING
-from workbench.style import INK, dress
+from workbench.style import DIVERGING, dress
 
 Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -52,7 +51,7 @@ def attribution(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
             z=shares, x=list(range(-1, depth)), y=list(range(n_heads + 1)), colorscale=DIVERGING, zmin=-limit,
             zmax=limit, showscale=False, xgap=2, ygap=2, hoverongaps=False,
             text=[["" if np.isnan(v) or abs(v) < 1 else f"{v:.0f}" for v in row] for row in shares],
-            texttemplate="%{text}", textfont=dict(size=10, color=INK),
+            texttemplate="%{text}", textfont=dict(size=10),
             hovertemplate="layer %{x}, %{y}: %{z:.1f} %<extra></extra>", row=1, col=col,
         )  # fmt: skip
     every = max(1, depth // 8)
@@ -67,7 +66,7 @@ def attribution(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     )  # fmt: skip
     method = method or (
         "direct attribution at the last token: each part's own addition, projected; numbers: % of the panel's whole, "
-        "which is the sum of all parts (biases included); orange: towards, blue: away"
+        "which is the sum of all parts (biases included); purple: towards, brown: away"
     )
     width = 560 if len(wholes) == 1 else min(1500, 120 + 330 * len(wholes))
     return dress(
