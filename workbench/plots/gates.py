@@ -62,7 +62,7 @@ def gate_roc(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.
         method
         or "every threshold of the layer's score; point: the gate's own, lines its 95 % intervals; dashed: chance"
     )
-    return dress(fig, finding, method + told, width=max(460, 160 * len(layers) + 100), height=330)
+    return dress(fig, finding, method + told, width=min(1000, max(520, 160 * len(layers) + 100)), height=330)
 
 
 def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
@@ -97,6 +97,8 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
     fig.update_xaxes(range=[-0.03, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 1], showgrid=True, gridcolor=GRID)
     fig.update_xaxes(title_text="share on which the gate is open")
     worst = attacks.iloc[-1]
+    if worst["open"] == 1:
+        finding = finding or f"None of {len(attacks)} wrappers lets an attack slip through"
     finding = finding or (
         f"Most slip through in the wrapper {str(worst['wrapper']).replace('_', ' ')}: the gate opens on "
         f"{100 * worst['open']:.0f} % of its attacks [{100 * worst['low']:.0f}, {100 * worst['high']:.0f}]"

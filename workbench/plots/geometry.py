@@ -42,7 +42,8 @@ def vector_strength(frame: pd.DataFrame, *, finding: str = "", method: str = "")
                     x=part["layer"], y=part[y], mode="lines+markers", line=dict(color=colour, width=2, dash=dash),
                     marker=dict(size=5), row=row, col=col,
                 )  # fmt: skip
-    fig.update_yaxes(rangemode="tozero")
+    for row, column, control in ((1, "gap_norm_high", "shuffled"), (2, "share_high", "shuffled_share")):
+        fig.update_yaxes(range=[0, 1.06 * float(frame[[column, control]].max().max()) or 1.0], row=row)
     fig.update_yaxes(title_text="‖v'‖", row=1, col=1)
     fig.update_yaxes(title_text="‖v'‖ ÷ residual norm", row=2, col=1)
     layer_axis(fig, frame["layer"], row=2)
@@ -92,8 +93,8 @@ def extraction_growth(frame: pd.DataFrame, *, finding: str = "", method: str = "
     ]
     enough = min(size for size in sizes if same[size] >= same[sizes[-1]] - 0.01)
     finding = finding or (
-        f"{enough} prompts of each kind come within 0.01 of all {sizes[-1]}, AUROC {same[sizes[-1]]:.2f}, at layer "
-        f"{best['layer']} of {short_name(best['model'])}"
+        f"At layer {best['layer']} of {short_name(best['model'])}, AUROC comes within 0.01 of that of all {sizes[-1]} "
+        f"prompts of each kind, {same[sizes[-1]]:.2f}, from {enough} on"
     )
     method = (
         method

@@ -43,18 +43,21 @@ def layer_profile(
     fig.update_yaxes(title_text="balanced accuracy", row=2, col=1)
     layer_axis(fig, frame["layer"], row=2)
     shade_layers(fig, chosen)
-    tops = frame.loc[frame.groupby("model", sort=False)["auroc"].idxmax()]
-    found = zip(tops["model"], tops["layer"], tops["auroc"], strict=True)
-    best = ", ".join(
-        f"layer {layer} of {short_name(model)} (AUROC {auroc:.2f})" for model, layer, auroc in found
-    )
+    told = []
+    for model in models:
+        part = frame[frame["model"] == model]
+        told.append(
+            f"{short_name(model)} reads intent above chance at {(part['auroc_low'] > 0.5).sum()} of {len(part)} layers, "
+            f"with AUROC up to {part['auroc'].max():.3f}"
+        )
+    found = "; ".join(told)
     method = method or (
         "projection on each model's own harmful − harmless direction, held out; bands: 95 % intervals; dashed: chance; "
         "accuracy at the paper's threshold"
     )
     return dress(
         fig,
-        finding or f"Intent is read best at: {best}",
+        finding or f"{found[:1].upper()}{found[1:]}",
         method + _shaded(chosen),
         height=420,
     )
