@@ -197,6 +197,18 @@ def test_what_is_drawn_is_what_the_frame_says():
     assert [t.y[0] for t in points] == chosen["true_positive"].tolist()
 
 
+def test_random_directions_have_a_band_behind_every_line():
+    (band,) = plots.vector_cosines(FRAMES["vector_cosines"]).layout.shapes
+    assert (band.y0, band.y1) == (-FRAMES["vector_cosines"]["band"][0], FRAMES["vector_cosines"]["band"][0])
+
+
+def test_a_gate_that_nothing_passes_says_whom_else_it_stops():
+    frame = FRAMES["gate_by_wrapper"]
+    tight = frame.assign(open=(frame["side"] == "attack") * 0.75 + 0.25)
+    title = plots.gate_by_wrapper(tight).layout.title.text.replace("<br>", " ")
+    assert title.startswith("No attack slips through") and "25 % open it at most (none)" in title
+
+
 def test_a_slider_has_a_step_per_layer_that_shows_that_layer_alone():
     frame = FRAMES["principal_components"]
     fig = plots.principal_components(frame, layer=0)

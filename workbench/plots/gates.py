@@ -98,7 +98,12 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
     fig.update_xaxes(title_text="share on which the gate is open")
     worst = attacks.iloc[-1]
     if worst["open"] == 1:
-        finding = finding or f"None of {len(attacks)} wrappers lets an attack slip through"
+        said = f"No attack slips through, whatever its wrapper ({len(attacks)} kinds)"
+        if not others.empty and others["open"].max() > 0:
+            most = others.loc[others["open"].idxmax()]
+            name = str(most["wrapper"]).replace("_", " ")
+            said += f"; of harmless prompts, {100 * most['open']:.0f} % open it at most ({name})"
+        finding = finding or said
     finding = finding or (
         f"Most slip through in the wrapper {str(worst['wrapper']).replace('_', ' ')}: the gate opens on "
         f"{100 * worst['open']:.0f} % of its attacks [{100 * worst['low']:.0f}, {100 * worst['high']:.0f}]"
@@ -106,7 +111,7 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
     sides = [f'<span style="color:{COLOURS["harmful"]}">● attacks: should be open</span>']
     if not others.empty:
         sides.append(f'<span style="color:{COLOURS["harmless"]}">● harmless: should be closed</span>')
-    method = method or "lines: 95 % intervals; few harmless prompts came in each wrapper"
+    method = method or "share of prompts on which the gate is open; lines: 95 % intervals"
     fig = dress(fig, finding, method, width=720, height=34 * len(height) + 90)
     fig.add_annotation(
         text="     ".join(sides), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom",

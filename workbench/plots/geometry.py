@@ -151,20 +151,21 @@ def vector_cosines(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
     for col, (one, other) in enumerate(pairs, start=1):
         part = frame[(frame["model"] == one) & (frame["other"] == other)].sort_values("layer")
         band = float(part["band"].iloc[0])
+        fig.add_scatter(
+            x=part["layer"],
+            y=part["cosine"],
+            mode="lines+markers",
+            line=dict(color=INK, width=2),
+            row=1,
+            col=col,
+        )
+        # After the line: plotly skips a shape in a panel that is still empty.
         fig.add_hrect(
             y0=-band,
             y1=band,
             fillcolor=tint(COLOURS["control"], 0.4),
             line_width=0,
             layer="below",
-            row=1,
-            col=col,
-        )
-        fig.add_scatter(
-            x=part["layer"],
-            y=part["cosine"],
-            mode="lines+markers",
-            line=dict(color=INK, width=2),
             row=1,
             col=col,
         )

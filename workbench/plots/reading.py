@@ -47,8 +47,8 @@ def layer_profile(
     for model in models:
         part = frame[frame["model"] == model]
         told.append(
-            f"{short_name(model)} reads intent above chance at {(part['auroc_low'] > 0.5).sum()} of {len(part)} layers, "
-            f"with AUROC up to {part['auroc'].max():.3f}"
+            f"{short_name(model)} reads intent above chance at {(part['auroc_low'] > 0.5).sum()} of {len(part)} "
+            f"layers, with AUROC up to {part['auroc'].max():.3f}"
         )
     found = "; ".join(told)
     method = method or (
