@@ -100,7 +100,7 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
     if worst["open"] == 1:
         said = f"No attack slips through, whatever its wrapper ({len(attacks)} kinds)"
         if not others.empty and others["open"].max() > 0:
-            most = others.loc[others["open"].idxmax()]
+            most = others.sort_values("open").iloc[-1]
             name = str(most["wrapper"]).replace("_", " ")
             said += f"; of harmless prompts, {100 * most['open']:.0f} % open it at most ({name})"
         finding = finding or said

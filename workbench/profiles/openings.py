@@ -27,21 +27,6 @@ def gate_map(gate: Gate, activations: Activations) -> pd.DataFrame:
     return tidy
 
 
-def gate_scores(gate: Gate, activations: Activations) -> pd.DataFrame:
-    """A row per prompt and layer: its label, the gate's score a·s + b, and whether the gate is open there."""
-    reading = gate.read(activations)
-    n_prompts, n_layers = reading.open.shape
-    return pd.DataFrame(
-        {
-            "prompt": np.repeat(np.arange(n_prompts), n_layers),
-            "label": np.repeat(np.array(activations.labels), n_layers),
-            "layer": np.tile(np.arange(n_layers), n_prompts),
-            "score": reading.scores.double().numpy().ravel(),
-            "open": reading.open.numpy().ravel(),
-        }
-    )
-
-
 def gate_roc(gate: Gate, activations: Activations) -> pd.DataFrame:
     """Every threshold of each layer's score: how many prompts open it that should not, and how many that should.
 
