@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.generation import Prompts
+from workbench.decoding.asking import Prompts
 from workbench.insight.lens import opening_tokens, unembedding_of
 from workbench.insight.reading import Texts, chosen_layers, require_hooked, texts_of
 from workbench.loading import Model

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
-from workbench.generation import Prompts
+from workbench.decoding.asking import Prompts
 from workbench.loading import Model
 from workbench.models import (
     context_length,

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from workbench.generation import Prompts, steered
+from workbench.decoding.asking import Prompts
+from workbench.generation import steered
 from workbench.insight.lens import lens_logits, opening_tokens
 from workbench.insight.reading import Texts, read_texts, texts_of
 from workbench.loading import Model

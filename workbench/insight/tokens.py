@@ -11,8 +11,8 @@ the first token, whose residual is like no other, may lie far off on either side
 import pandas as pd
 import torch
 
+from workbench.decoding.asking import Prompts
 from workbench.gates import ThresholdGate
-from workbench.generation import Prompts
 from workbench.insight.reading import chosen_layers, read_texts, texts_of
 from workbench.loading import Model
 from workbench.models import model_name, space_of

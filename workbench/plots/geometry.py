@@ -4,10 +4,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import LABELS, layer_axis, panels, require_columns, short_name, shown_layers
+from workbench.prompts import ATTACKS
 from workbench.stats import roc_area
 from workbench.style import COLOURS, DIVERGING, INK, add_band, dress, tint
-
-ATTACKS = ("harmful", "jailbroken")
 
 
 def vector_strength(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:

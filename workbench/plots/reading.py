@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import LABELS, layer_axis, panels, require_columns, short_name, shown_layers
+from workbench.prompts import ATTACKS
 from workbench.style import COLOURS, INK, QUIET, SEQUENTIAL, add_band, dress, shade_layers
 
 
@@ -139,7 +140,7 @@ def _falls(frame: pd.DataFrame) -> str:
     if "decides" in part and part["decides"].any():
         part = part[part["decides"]]
     beyond = part["projection"] > part.get("threshold", 0)
-    right = (beyond == part["label"].isin(["harmful", "jailbroken"])).groupby(part["layer"]).mean()
+    right = (beyond == part["label"].isin(ATTACKS)).groupby(part["layer"]).mean()
     layer = right.idxmax()
     shares = beyond[part["layer"] == layer].groupby(part["label"]).mean()
     said = ", ".join(f"{100 * shares[label]:.0f} % of {label}" for label in LABELS if label in shares)

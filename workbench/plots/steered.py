@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from workbench.plots.panels import panels, require_columns
 from workbench.plots.tokens import add_text_map, finish_text_panels, text_panels, text_table
+from workbench.prompts import ATTACKS
 from workbench.style import COLOURS, DIVERGING, INK, QUIET, add_labels, dress, shade_layers, tint
 
 _QUANTITIES = {"norm": "‖x‖", "projection": "x · θ", "cosine": "cos(x, θ)"}
@@ -205,7 +206,7 @@ def _opened(frame: pd.DataFrame, label: str) -> str:
 
 def _lead_found(frame: pd.DataFrame) -> str:
     arms = []
-    attacks = frame[frame["label"].isin(["harmful", "jailbroken"])]
+    attacks = frame[frame["label"].isin(ATTACKS)]
     frame = frame if attacks.empty else attacks
     for arm, part in frame.groupby("arm", sort=False):
         mean = part.groupby("layer")["lead"].mean().sort_index()
