@@ -2,30 +2,29 @@
 
     Wilson (1927):      (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)                        (by statsmodels)
     AUROC:              the chance that a positive scores above a negative, ties counting half      (by scikit-learn)
-    cluster bootstrap:  draw whole clusters with replacement, average their prompts, take percentiles        (ours)
 
-Prompts that share a verb, an object, a category or a wrapper are not independent; one without a wrapper shares none.
-Every cluster column is resampled in turn and the widest interval is reported with the name of its column: no single
-column is known to be the right one, and the widest holds whichever is. A bootstrap sees no spread where every reply is
-alike (0 of n), and too little where nearly all are, so an interval of rates is never narrower than Wilson's with the
-number of *distinct* prompts, those that differ in some cluster column, in place of n. The two together are continuous:
-1 of n is never surer than 0 of n.
+A bootstrap (`stats.clusters`) sees no spread where every reply is alike (0 of n), and too little where nearly all are,
+so an interval of rates is never narrower than Wilson's with the number of *distinct* prompts, those that differ in some
+cluster column, in place of n. The two together are continuous: 1 of n is never surer than 0 of n.
 
-The trap: with few clusters (below ten, say) a bootstrap interval is too narrow; `clusters` tells how many there were.
+The trap: an interval holds for prompts like these; that they are templates, however many, no interval tells.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-LEVEL = 0.05  # two-sided 95 %, the only one the workbench reports
-Floats = NDArray[np.float64]
-Clusters = pd.DataFrame | Sequence[Hashable]
+from workbench.stats.clusters import (
+    LEVEL,
+    Clusters,
+    Floats,
+    distinct_prompts,
+    framed,
+    scored,
+    two_sided,
+    widest,
+)
 
 
 @dataclass(frozen=True)
@@ -70,12 +69,12 @@ def cluster_bootstrap(
     `clusters` is a frame with one row per value, or one label per value; without it every value is on its own.
     Values from 0 to 1 count as rates and get Wilson's floor.
     """
-    kept, columns = _scored(values, clusters)
+    kept, columns = scored(values, clusters)
     mean = float(kept.mean())
-    low, high, k, column = _widest(kept, columns, n_boot, seed)
+    low, high, k, column = widest(kept, columns, n_boot, seed)
     if kept.min() < 0 or kept.max() > 1:
         return Estimate(mean, low, high, len(kept), k, f"bootstrap by {column}")
-    distinct = _distinct(columns)
+    distinct = distinct_prompts(columns)
     floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column}, at least Wilson with {distinct} distinct"
     return Estimate(mean, min(low, floor.low), max(high, floor.high), len(kept), k, method)
@@ -97,11 +96,11 @@ def paired_difference(
         raise ValueError(
             f"got {first.shape[0]} and {second.shape[0]} values, expected one pair per prompt: align them"
         )
-    kept, columns = _scored(first - second, clusters)
+    kept, columns = scored(first - second, clusters)
     if np.abs(kept).max() > 1:
         raise ValueError("got values beyond 0 to 1, expected rates: score every prompt from 0 to 1")
-    low, high, k, column = _widest(kept, columns, n_boot, seed)
-    distinct, mean = _distinct(columns), float(kept.mean())
+    low, high, k, column = widest(kept, columns, n_boot, seed)
+    distinct, mean = distinct_prompts(columns), float(kept.mean())
     up, down = float(np.maximum(kept, 0).mean()), float(np.maximum(-kept, 0).mean())
     floor_low, floor_high = confint_proportions_2indep(
         up * distinct, distinct, down * distinct, distinct, method="newcomb", compare="diff", alpha=LEVEL
@@ -136,14 +135,14 @@ def auroc(
             f"got NaN or infinity for {int((~np.isfinite(values)).sum())} of {len(values)} scores, expected numbers: "
             "drop those prompts first"
         )
-    columns = _cluster_frame(clusters, len(values))
+    columns = framed(clusters, len(values))
     mean, wins = roc_area(values, truth), _wins(values, truth)
 
     def drawn(yes: Floats, no: Floats) -> Floats:
         return ((yes @ wins) * no).sum(1) / (yes.sum(1) * no.sum(1))
 
-    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
-    distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
+    low, high, k, column = two_sided(drawn, truth, columns, mean, n_boot, seed)
+    distinct = min(distinct_prompts(columns[truth]), distinct_prompts(columns[~truth]))
     floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
     return Estimate(mean, min(low, floor.low), max(high, floor.high), len(values), k, method)
@@ -163,15 +162,15 @@ def balanced_accuracy(
     """
     truth = np.asarray(positive, dtype=bool)
     right = (np.asarray(opened, dtype=bool) == truth).astype(np.float64)
-    columns = _cluster_frame(clusters, len(right))
+    columns = framed(clusters, len(right))
     yes, no = _sides(right, truth)
 
     def drawn(weights: Floats, others: Floats) -> Floats:
         return (weights @ yes / weights.sum(1) + others @ no / others.sum(1)) / 2
 
     mean = float((yes.mean() + no.mean()) / 2)
-    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
-    distinct = min(_distinct(columns[truth]), _distinct(columns[~truth]))
+    low, high, k, column = two_sided(drawn, truth, columns, mean, n_boot, seed)
+    distinct = min(distinct_prompts(columns[truth]), distinct_prompts(columns[~truth]))
     floor = wilson(mean * distinct, distinct)
     method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
     return Estimate(mean, min(low, floor.low), max(high, floor.high), len(right), k, method)
@@ -187,14 +186,14 @@ def gap_between(
 ) -> Estimate:
     """The mean of the positives minus that of the negatives, clusters resampled within each side."""
     array, truth = np.asarray(values, dtype=np.float64), np.asarray(positive, dtype=bool)
-    columns = _cluster_frame(clusters, len(array))
+    columns = framed(clusters, len(array))
     yes, no = _sides(array, truth)
 
     def drawn(weights: Floats, others: Floats) -> Floats:
         return weights @ yes / weights.sum(1) - others @ no / others.sum(1)
 
     mean = float(yes.mean() - no.mean())
-    low, high, k, column = _two_sided(drawn, truth, columns, mean, n_boot, seed)
+    low, high, k, column = two_sided(drawn, truth, columns, mean, n_boot, seed)
     return Estimate(mean, low, high, len(array), k, f"bootstrap by {column or 'nothing'}")
 
 
@@ -203,17 +202,6 @@ def roc_area(scores: ArrayLike, positive: ArrayLike) -> float:
     from sklearn.metrics import roc_auc_score  # for the reason see `wilson`
 
     return float(roc_auc_score(positive, scores))
-
-
-def cluster_frame(clusters: Sequence[Iterable[tuple[str, Hashable]]]) -> pd.DataFrame:
-    """One row per prompt and one column per kind of cluster, from each prompt's (kind, value) pairs.
-
-    "none" is missing: prompts without a wrapper share none. Prompts that share nothing at all get a column of their
-    numbers.
-    """
-    frame = pd.DataFrame([dict(pairs) for pairs in clusters], index=range(len(clusters)))
-    frame = frame.replace("none", None).dropna(axis=1, how="all")
-    return frame if len(frame.columns) else pd.DataFrame({"prompt": range(len(clusters))})
 
 
 def _sides(values: Floats, truth: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -227,32 +215,6 @@ def _sides(values: Floats, truth: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     return values[truth], values[~truth]
 
 
-def _two_sided(
-    drawn: Callable[[Floats, Floats], Floats],
-    truth: NDArray[np.bool_],
-    columns: pd.DataFrame,
-    mean: float,
-    n_boot: int,
-    seed: int,
-) -> tuple[float, float, int, str]:
-    """The widest interval over the columns, clusters resampled within positives and negatives apart.
-
-    `drawn` gives a number per resample, from how often each positive and each negative is in it.
-    """
-    low, high, k, column = mean, mean, 0, ""
-    for name in columns.columns:
-        sides = [_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
-        counts = [int(side.max()) + 1 for side in sides]
-        if min(counts) < 2:
-            continue
-        drawings = (_draws(count, n_boot, seed + side) for side, count in enumerate(counts))
-        yes, no = (draws[:, codes] for draws, codes in zip(drawings, sides, strict=True))
-        bounds = np.percentile(drawn(yes, no), [2.5, 97.5])
-        if not column or bounds[1] - bounds[0] > high - low:
-            low, high, k, column = float(bounds[0]), float(bounds[1]), min(counts), str(name)
-    return low, high, k, column
-
-
 def _wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """A row per positive, a column per negative: 1 where the former scores above, ½ at a tie.
 
@@ -261,62 +223,3 @@ def _wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """
     difference = scores[positive][:, None] - scores[~positive][None, :]
     return (difference > 0) + 0.5 * (difference == 0)
-
-
-def _cluster_frame(clusters: Clusters | None, n: int) -> pd.DataFrame:
-    if clusters is None:
-        return pd.DataFrame({"prompt": range(n)})
-    frame = clusters if isinstance(clusters, pd.DataFrame) else pd.DataFrame({"cluster": list(clusters)})
-    if len(frame) != n:
-        raise ValueError(f"got {len(frame)} cluster labels for {n} values, expected one per value")
-    return frame.reset_index(drop=True)
-
-
-def _scored(values: ArrayLike, clusters: Clusters | None) -> tuple[Floats, pd.DataFrame]:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(
-            f"got values of shape {array.shape}, expected one number per prompt and at least one prompt"
-        )
-    columns = _cluster_frame(clusters, len(array))
-    scored = ~np.isnan(array)
-    if not scored.any():
-        raise ValueError(f"none of {len(array)} values is scored (all NaN): check the judge")
-    return array[scored], columns[scored].reset_index(drop=True)
-
-
-def _codes(column: "pd.Series[Any]") -> NDArray[np.int64]:
-    """Cluster numbers from 0; a missing label makes a cluster of its own."""
-    codes, labels = pd.factorize(column)
-    missing = codes < 0
-    codes[missing] = len(labels) + np.arange(missing.sum())
-    return codes.astype(np.int64)
-
-
-def _distinct(columns: pd.DataFrame) -> int:
-    alone = columns.isna().all(axis=1)
-    return int(alone.sum()) + len(columns[~alone].drop_duplicates())
-
-
-@lru_cache(maxsize=64)
-def _draws(k: int, n_boot: int, seed: int) -> Floats:
-    """How often each of `k` clusters is drawn, per resample: the costly part, and the same for equal `k`."""
-    drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), n_boot).astype(np.float64)
-    drawn.setflags(write=False)
-    return drawn
-
-
-def _widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> tuple[float, float, int, str]:
-    mean = float(values.mean())
-    best: tuple[float, float, int, str] | None = None
-    for name in columns.columns:
-        codes = _codes(columns[name])
-        k = int(codes.max()) + 1
-        if k < 2:  # one cluster cannot be resampled: a column that is constant says nothing about spread
-            continue
-        sums, sizes = np.bincount(codes, values, k), np.bincount(codes, minlength=k)
-        draws = _draws(k, n_boot, seed)
-        low, high = np.percentile((draws @ sums) / (draws @ sizes), [2.5, 97.5])
-        if best is None or high - low > best[1] - best[0]:
-            best = float(low), float(high), k, str(name)
-    return best or (mean, mean, 1, "nothing")
