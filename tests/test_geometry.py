@@ -80,9 +80,16 @@ def test_more_prompts_find_more_and_all_of_them_are_drawn_once():
 
 
 def test_shuffled_labels_grow_into_nothing():
-    order = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(0))
-    frame = extraction_growth(replace(TRAIN, values=TRAIN.values[order]), VAL, sizes=[1, 40], draws=8)
-    assert frame[frame["size"] == 1]["auroc"].between(0.2, 0.8).all()
+    """One shuffle's direction may tell intent by luck, either way round; over many the sides are even."""
+    found = []
+    for seed in range(40):
+        order = torch.randperm(len(TRAIN), generator=torch.Generator().manual_seed(seed))
+        found.append(extraction_growth(replace(TRAIN, values=TRAIN.values[order]), VAL, sizes=[40]))
+    areas = pd.concat(found).groupby("layer")["auroc"].agg(["mean", "min", "max"])
+    assert areas["mean"].between(0.35, 0.65).all()
+    assert (
+        areas.loc[1, "min"] < 0.1 and areas.loc[1, "max"] > 0.9
+    )  # held-out labels do not turn it the right way round
 
 
 def test_cosines_are_one_with_themselves_and_follow_the_planted_axis():
@@ -91,9 +98,17 @@ def test_cosines_are_one_with_themselves_and_follow_the_planted_axis():
     assert frame[0, 1] == pytest.approx(frame[1, 0])
     across = vector_cosines(VECTORS, mean_difference(VAL)).set_index("layer")["cosine"]
     assert across[1] > 0.95 > across[[0, 2]].abs().max()
-    assert vector_cosines(VECTORS, random_directions(VECTORS, seed=0))["cosine"].abs().max() < 0.9
-    shuffled = vector_cosines(VECTORS, shuffled_labels(VAL, seed=0)).set_index("layer")["cosine"]
-    assert abs(shuffled[1]) < 0.9
+
+
+def test_random_directions_fill_the_band_and_shuffled_labels_lean_neither_way():
+    random = pd.concat(
+        vector_cosines(VECTORS, random_directions(VECTORS, seed=seed)).assign(seed=seed) for seed in range(60)
+    )
+    assert (random["cosine"].abs() < random["band"]).mean() == pytest.approx(0.95, abs=0.035)
+    assert abs(random["cosine"].mean()) < 0.08
+    shuffled = pd.concat(vector_cosines(VECTORS, shuffled_labels(VAL, seed=seed)) for seed in range(60))
+    leaning = shuffled.groupby("layer")["cosine"].mean()
+    assert leaning.abs().max() < 0.2
 
 
 def test_the_first_component_is_the_planted_axis_turned_to_the_right():
