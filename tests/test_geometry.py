@@ -1,6 +1,7 @@
 """Strength, growth, cosines, components and openings: what was planted is found, shuffled labels find nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,13 @@ import torch
 
 from workbench import plots
 from workbench.activations import Activations
+from workbench.export import save_frame
 from workbench.gates import AlwaysOpen, ThresholdGate
 from workbench.profiles import (
     extraction_growth,
     gate_by_wrapper,
     gate_roc,
+    gate_scores,
     layer_cosines,
     layer_profile,
     principal_components,
@@ -145,6 +148,19 @@ def test_an_roc_passes_through_its_chosen_point():
     assert chosen["decides"].tolist() == [False, True, False]
 
 
+def test_scores_and_decisions_are_the_gates_own():
+    frame = gate_scores(TWIN, VAL)
+    reading = TWIN.read(VAL)
+    table = frame.pivot(index="prompt", columns="layer", values=["score", "scaled", "open"])
+    assert np.allclose(table["score"].to_numpy(), reading.scores.double().numpy())
+    assert (table["open"].to_numpy(dtype=bool) == reading.open.numpy()).all()
+    assert table["scaled"].to_numpy(float).std(axis=0) == pytest.approx([1, 1, 1])
+    assert (np.sign(frame["scaled"]) == np.sign(frame["score"])).all()
+    assert frame.groupby("layer")["decides"].first().tolist() == [False, True, False]
+    assert frame.groupby("prompt")["source"].first().tolist() == [p.source for p in VAL.prompts]
+    assert set(gate_scores(TWIN, replace(VAL, prompts=None))["source"]) == {""}
+
+
 def test_a_wrapper_that_hides_the_harm_slips_through():
     frame = gate_by_wrapper(TWIN, activations(1, labels=("harmful", "harmless", "jailbroken")))
     rate = frame.set_index(["wrapper", "side"])
@@ -170,6 +186,7 @@ FRAMES = {
     "vector_cosines": vector_cosines(VECTORS, mean_difference(VAL)),
     "principal_components": principal_components(TRAIN),
     "gate_roc": gate_roc(GATE, VAL),
+    "gate_scores": gate_scores(TWIN, VAL),
     "gate_by_wrapper": gate_by_wrapper(TWIN, activations(1, labels=("harmful", "harmless", "jailbroken"))),
 }
 
@@ -193,10 +210,54 @@ def test_stacked_frames_are_drawn_as_one(name: str):
     assert stacked.to_json() == clean.to_json()
 
 
+ALONG_LAYERS = ("vector_strength", "layer_cosines", "vector_cosines")
+
+
 @pytest.mark.parametrize("name", [name for name in FRAMES if name != "gate_by_wrapper"])
-def test_one_layer_is_drawn(name: str):
-    frame = FRAMES[name]
-    assert getattr(plots, name)(frame[frame["layer"] == 1]).data
+def test_one_layer_is_a_panel_and_no_line(name: str):
+    frame, draw = FRAMES[name], getattr(plots, name)
+    alone = frame[frame["layer"] == 1]
+    if name in ALONG_LAYERS:
+        with pytest.raises(ValueError, match="got layer 1 alone, expected two layers or more"):
+            draw(alone)
+    else:
+        assert draw(alone).data
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_the_csv_beside_a_picture_draws_it_again(name: str, tmp_path: Path):
+    frame, draw = FRAMES[name], getattr(plots, name)
+    save_frame(frame, tmp_path / name)
+    again = draw(pd.read_csv(tmp_path / f"{name}.csv", keep_default_na=False, na_values=[""]))
+    fig = draw(frame)
+    assert again.layout.title.text == fig.layout.title.text
+    assert [trace.type for trace in again.data] == [trace.type for trace in fig.data]
+
+
+def test_a_gate_map_has_a_row_per_prompt_by_kind_and_score():
+    fig = plots.gate_scores(FRAMES["gate_scores"])
+    scores, decided = fig.data
+    rows = ~np.isnan(np.array(decided.z, dtype=float)[:, 0])
+    assert rows.sum() == 80 and not rows[40:41].any()  # a gap between harmful and harmless
+    first = np.array(scores.z, dtype=float)[:40, 1]
+    assert (np.diff(first) <= 0).all() and first[0] > 0
+    opened = TWIN.read(VAL).open[:, 1]
+    assert np.nansum(np.array(decided.z, dtype=float)) == int(opened.sum())
+    assert ["harmful" in text for text in fig.layout.yaxis.ticktext] == [True, False]
+    missed, stopped = int((~opened[:40]).sum()), int(opened[40:].sum())
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert f"closed on {missed} of 40 attacks and opens on {stopped} of 40 others" in title or (
+        missed + stopped == 0 and "right about all 80" in title
+    )
+    blind = TWIN.shift_bias(-100.0)
+    title = plots.gate_scores(gate_scores(blind, VAL)).layout.title.text.replace("<br>", " ")
+    assert "wrong about 40 of 80 prompts: it stays closed on 40 of 40 attacks" in title
+
+
+def test_a_gate_per_layer_has_a_decision_per_layer():
+    fig = plots.gate_scores(gate_scores(GATE, VAL))
+    assert [np.array(trace.z).shape[1] for trace in fig.data] == [3, 3]
+    assert list(fig.layout.xaxis2.ticktext) == ["0", "1", "2"]
 
 
 def test_what_is_drawn_is_what_the_frame_says():
@@ -283,6 +344,15 @@ HARMFUL = VAL.labelled("harmful")
             lambda: plots.principal_components(FRAMES["principal_components"].query("label == 'harmful'")),
             "got one side only",
         ),
+        (lambda: gate_scores(AlwaysOpen(), VAL), "a map of scores is of a ThresholdGate"),
+        (
+            lambda: plots.gate_scores(FRAMES["gate_scores"].query("label == 'harmless'")),
+            r"gate scores: got one side only \(harmless\), expected prompts with harm and without",
+        ),
+        (
+            lambda: plots.gate_scores(FRAMES["gate_scores"].assign(decides=False)),
+            "gate scores: no layer decides in this frame",
+        ),
         (
             lambda: plots.principal_components(FRAMES["principal_components"], layer=7),
             "got layer 7, the frame has",
@@ -293,7 +363,7 @@ HARMFUL = VAL.labelled("harmful")
         ),
         (
             lambda: plots.projections(projections(VECTORS, HARMFUL, train=TRAIN)),
-            "got harmful prompts only, expected two kinds or more",
+            r"projections: got one side only \(harmful\)",
         ),
     ],
 )

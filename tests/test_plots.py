@@ -44,6 +44,12 @@ GATE = pd.DataFrame(
     ]
 )
 
+FIRST = pd.DataFrame(
+    [
+        {"arm": arm, "token": " no", "token_id": 7, "logit": logit, "probability": logit / 10}
+        for arm, logit in {"unsteered": 1.0, "steered": 9.0}.items()
+    ]
+)
 DOSE = pd.DataFrame(
     [
         {"share": share, "seed": seed, "condition": condition, "setting": setting, "metric": metric}
@@ -65,6 +71,8 @@ def test_every_figure_takes_its_finding_for_a_title_and_has_no_legend():
         plots.strength_curves(RATES, finding="Found"),
         plots.trade_off(TRADE, finding="Found"),
         plots.dose_response(DOSE, finding="Found"),
+        plots.strength_trade_off(SWEEP, finding="Found"),
+        plots.first_tokens(FIRST, finding="Found"),
     ]
     for fig in figures:
         assert fig.layout.title.text == "Found"
@@ -138,10 +146,56 @@ def test_rates_span_zero_to_one():
 
 
 def test_one_layer_and_one_model():
-    assert plots.layer_profile(
-        PROFILE[(PROFILE["layer"] == 0) & (PROFILE["model"] == "organism:aligned")]
-    ).data
+    assert plots.layer_profile(PROFILE[PROFILE["model"] == "organism:aligned"]).data
     assert plots.projections(PROJECTIONS[PROJECTIONS["layer"] == 0]).data
+    assert plots.gate_map(GATE[GATE["layer"] == 0]).data
+
+
+def test_a_profile_without_accuracy_has_no_empty_panel():
+    bare = PROFILE.assign(balanced_accuracy=float("nan"), balanced_accuracy_low=float("nan"))
+    fig = plots.layer_profile(bare)
+    axes = {trace.yaxis for trace in fig.data}
+    assert len(axes) == 2 < len({trace.yaxis for trace in plots.layer_profile(PROFILE).data})
+    assert "accuracy" not in fig.layout.title.subtitle.text
+
+
+SWEEP = pd.DataFrame(
+    [
+        {"arm": arm, "alpha": alpha, "metric": metric, "mean": mean, "low": mean / 2, "high": (1 + mean) / 2}
+        for arm, rates in {
+            "unsteered": {None: (0.9, 0.0)},
+            "steered": {0.5: (0.4, 0.0), 1.0: (0.1, 0.1), 2.0: (0.0, 0.9)},
+            "random": {0.5: (0.9, 0.0), 1.0: (0.8, 0.1), 2.0: (0.6, 0.2)},
+        }.items()
+        for alpha, means in rates.items()
+        for metric, mean in zip(("asr_not_refused", "over_refusal"), means, strict=True)
+    ]
+)
+
+
+def test_what_strength_gains_is_drawn_against_what_it_costs():
+    fig = plots.strength_trade_off(SWEEP)
+    by_colour = {trace.line.color: trace for trace in fig.data}
+    ours = by_colour[COLOURS["steered"]]
+    assert (list(ours.x), list(ours.y)) == ([0.0, 0.1, 0.9], [0.4, 0.1, 0.0])
+    assert list(ours.error_y.array) == pytest.approx([0.3, 0.45, 0.5])
+    assert by_colour[COLOURS["control"]].line.dash == "dash"
+    assert list(by_colour[COLOURS["unsteered"]].y) == [0.9]
+    assert {"0.5", "1", "2"} <= {note.text for note in fig.layout.annotations}
+    title = fig.layout.title.text.replace("<br>", " ")
+    assert "best of both is at α = 1: 10 % attacks not refused, 10 % harmless refused" in title
+
+
+def test_titles_are_findings_from_the_frame():
+    said = plots.strength_curves(SWEEP, unit="α, in units of ‖v'‖").layout.title.text.replace("<br>", " ")
+    assert said == "At α = 2 attacks not refused: 90 % unsteered, 0 % steered, 60 % random"
+    alone = plots.strength_curves(SWEEP[SWEEP["arm"] == "random"]).layout.title.text.replace("<br>", " ")
+    assert alone == "The share of attacks not refused is highest, 90 %, in random"
+    titles = {note.text for note in plots.strength_curves(SWEEP).layout.annotations}
+    assert {"attacks not refused", "harmless refused"} <= titles
+    at = GATE.assign(open=[0.5, 0.9, 0.5, 0.5, 0.1, 0.5])
+    said = plots.gate_map(at).layout.title.text.replace("<br>", " ")
+    assert said == "At layer 1 the gate opens on 90 % of harmful, 10 % of domain prompts"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +211,29 @@ def test_one_layer_and_one_model():
             lambda: plots.strength_curves(RATES.drop(columns="low")),
             "strength curves: the frame has no column low",
         ),
+        (
+            lambda: plots.layer_profile(PROFILE[PROFILE["layer"] == 0]),
+            "layer profile: got layer 0 alone, expected two layers or more",
+        ),
+        (
+            lambda: plots.projections(PROJECTIONS[PROJECTIONS["label"] == "harmful"]),
+            r"projections: got one side only \(harmful\), expected prompts with harm and without",
+        ),
+        (lambda: plots.layer_profile(PROFILE.iloc[:0]), "layer profile: the frame is empty"),
+        (lambda: plots.gate_map(GATE.iloc[:0]), "gate map: the frame is empty"),
+        (lambda: plots.strength_curves(RATES.iloc[:0]), "strength curves: the frame is empty"),
+        (lambda: plots.trade_off(TRADE.iloc[:0]), "trade-off: the frame is empty"),
+        (lambda: plots.strength_trade_off(SWEEP.iloc[:0]), "strength trade-off: the frame is empty"),
+        (
+            lambda: plots.strength_trade_off(RATES),
+            "has no metric asr_not_refused and over_refusal, it has broken",
+        ),
+        (
+            lambda: plots.strength_curves(pd.concat([RATES.assign(layers=at) for at in ("1 2", "3")])),
+            "strength curves: got 2 kinds of layers in one frame, expected one: choose those rows",
+        ),
+        (lambda: plots.first_tokens(FIRST.iloc[:0]), "first tokens: the frame is empty"),
+        (lambda: plots.first_tokens(FIRST.iloc[:1]), "got arms unsteered, expected unsteered and steered"),
         (
             lambda: plots.trade_off(TRADE.assign(kind="joy")),
             "trade-off: got kinds joy, expected some of attacks not",

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from workbench import plots
+from workbench.export import save_frame
 from workbench.style import COLOURS
 
 LENS = pd.DataFrame(
@@ -87,9 +88,23 @@ def test_frames_that_cannot_be_drawn(name):
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_one_layer(name):
+def test_one_layer_is_a_column_and_no_line(name):
     draw, frame = DRAW[name]
-    assert draw(frame[frame["layer"] == 1]).data
+    alone = frame[frame["layer"] == 1]
+    if name in ("steered residuals", "refusal lead"):
+        with pytest.raises(ValueError, match=f"{name}: got layer 1 alone, expected two layers or more"):
+            draw(alone)
+    else:
+        assert draw(alone).data
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_the_csv_beside_a_picture_draws_it_again(name, tmp_path):
+    draw, frame = DRAW[name]
+    save_frame(frame, tmp_path / "frame")
+    again, fig = draw(pd.read_csv(tmp_path / "frame.csv")), draw(frame)
+    assert again.layout.title.text == fig.layout.title.text
+    assert [trace.type for trace in again.data] == [trace.type for trace in fig.data]
 
 
 def test_texts_end_on_one_line_and_are_readable():

@@ -15,15 +15,10 @@ from workbench.evaluation.protocol import listed
 from workbench.export import save_figure, save_frame
 from workbench.prompts import ATTACKS
 
-METRIC_NAMES = {
-    "asr_not_refused": "attacks not refused",
-    "jailbreak_not_refused": "jailbreaks not refused",
-    "over_refusal": "harmless refused",
-    "broken": "broken",
-}
+CURVE_NAMES = {metric: plots.METRIC_NAMES[metric] for metric in plots.CURVES}
 TRADE_OFF_NAMES = {
-    **METRIC_NAMES,
-    "utility": "domain accuracy",
+    **CURVE_NAMES,
+    "utility": plots.METRIC_NAMES["utility"],
     "broken": plots.BROKEN,
 }
 # Shares of broken replies above which ours, and a control, are told as such: the first is the main job's target.
@@ -73,7 +68,7 @@ def strength_frame(outcome: Outcome) -> pd.DataFrame:
         arm: arm if arm in ("steered", "unsteered") else TITLES.get(arm, arm) for arm in frame["arm"].unique()
     }
     arms["random"] = "random"
-    return frame.assign(metric=frame["metric"].map(METRIC_NAMES), arm=frame["arm"].map(arms))
+    return frame.assign(metric=frame["metric"].map(CURVE_NAMES), arm=frame["arm"].map(arms))
 
 
 def trade_off_frame(outcomes: Sequence[Outcome]) -> pd.DataFrame:

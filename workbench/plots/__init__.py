@@ -7,7 +7,7 @@ The trap: a figure drawn from averages alone hides its own uncertainty. Frames c
 """
 
 from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CHOSEN, dose_response
-from workbench.plots.gates import gate_by_wrapper, gate_roc
+from workbench.plots.gates import gate_by_wrapper, gate_roc, gate_scores
 from workbench.plots.geometry import (
     extraction_growth,
     layer_cosines,
@@ -16,11 +16,12 @@ from workbench.plots.geometry import (
     vector_strength,
 )
 from workbench.plots.panels import LABELS
-from workbench.plots.rates import BROKEN, CURVES, TRADE_OFF, strength_curves, trade_off
+from workbench.plots.rates import BROKEN, TRADE_OFF, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
 from workbench.plots.steered import refusal_lead, steered_residuals, steered_tokens
+from workbench.plots.strength import CURVES, METRIC_NAMES, strength_curves, strength_trade_off
 from workbench.plots.tokens import token_map
-from workbench.plots.words import vector_lens
+from workbench.plots.words import first_tokens, vector_lens
 from workbench.plots.writers import attribution
 
 __all__ = [
@@ -30,14 +31,17 @@ __all__ = [
     "DOSE_METRICS",
     "DOSE_SETTINGS",
     "LABELS",
+    "METRIC_NAMES",
     "NOT_CHOSEN",
     "TRADE_OFF",
     "attribution",
     "dose_response",
     "extraction_growth",
+    "first_tokens",
     "gate_by_wrapper",
     "gate_map",
     "gate_roc",
+    "gate_scores",
     "layer_cosines",
     "layer_profile",
     "principal_components",
@@ -46,6 +50,7 @@ __all__ = [
     "steered_residuals",
     "steered_tokens",
     "strength_curves",
+    "strength_trade_off",
     "token_map",
     "trade_off",
     "vector_cosines",

@@ -1,10 +1,88 @@
-"""Pictures of a gate: for every threshold that it might have had, and by the wrapper that a prompt came in."""
+"""Pictures of a gate: prompt by prompt, for every threshold that it might have had, by the wrapper of a prompt."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
 
-from workbench.plots.panels import panels, require_columns, shown_layers
-from workbench.style import COLOURS, GRID, INK, dress, tint
+from workbench.plots.panels import LABELS, panels, require_columns, require_sides, shown_layers
+from workbench.plots.tokens import SIDES
+from workbench.prompts import ATTACKS
+from workbench.style import COLOURS, GRID, INK, SEQUENTIAL, dress, tint
+
+
+def gate_scores(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
+    """Prompts by layers: the gate's score at every crossing, and beside it what the gate decides.
+
+    `frame` is that of `profiles.gate_scores`. Prompts are sorted by kind, then by their score where the gate decides.
+    """
+    require_columns(frame, "gate scores", "prompt", "label", "source", "layer", "scaled", "open", "decides")
+    require_sides(frame, "gate scores")
+    if not frame["decides"].any():
+        raise ValueError("gate scores: no layer decides in this frame: pass the frame of gate_scores whole")
+    labels = frame.groupby("prompt")["label"].first()
+    scores = frame.pivot(index="prompt", columns="layer", values="scaled")
+    decided = frame[frame["decides"]].pivot(index="prompt", columns="layer", values="open").astype(float)
+    rank = scores[decided.columns].mean(axis=1)
+    rows: list[object] = []
+    ticks: dict[float, str] = {}
+    for label in [label for label in LABELS if label in set(labels)]:
+        own = rank[labels == label].sort_values(ascending=False).index
+        rows += ["gap"] * (max(1, len(labels) // 60) if rows else 0)
+        ticks[len(rows) + (len(own) - 1) / 2] = (
+            f'<span style="color:{COLOURS[label]}">{label}</span> ({len(own)})'
+        )
+        rows += list(own)
+    sources = (
+        frame.groupby("prompt")["source"]
+        .first()
+        .astype(object)
+        .reindex(rows)
+        .fillna("")
+        .to_numpy(dtype=object)
+    )
+    wide, narrow = scores.shape[1], decided.shape[1]
+    fig = make_subplots(
+        1, 2, shared_yaxes=True, horizontal_spacing=0.04, column_widths=[wide, max(narrow, 0.12 * wide)],
+        subplot_titles=["score", "decision"],
+    )  # fmt: skip
+    fig.update_annotations(font=dict(size=13, color=INK), yshift=4)
+    limit = float(np.quantile(scores.abs().to_numpy(), 0.98)) or 1.0
+    fig.add_heatmap(
+        z=scores.reindex(rows).to_numpy(), x=list(scores.columns), y=list(range(len(rows))), colorscale=SIDES,
+        zmin=-limit, zmax=limit, zmid=0, hoverongaps=False, customdata=_across(sources, wide),
+        hovertemplate="%{customdata}, layer %{x}: %{z:.2f}<extra></extra>",
+        colorbar=dict(thickness=10, len=0.7, nticks=5, tickfont=dict(size=11), x=1.02), row=1, col=1,
+    )  # fmt: skip
+    fig.add_heatmap(
+        z=decided.reindex(rows).to_numpy(), x=list(range(narrow)), y=list(range(len(rows))), colorscale=SEQUENTIAL,
+        zmin=0, zmax=1, showscale=False, hoverongaps=False, customdata=_across(sources, narrow),
+        hovertemplate="%{customdata}: %{z:d}<extra>open</extra>", row=1, col=2,
+    )  # fmt: skip
+    every = max(1, wide // 12)
+    fig.update_xaxes(tickvals=list(scores.columns)[::every], ticks="", showline=False, row=1, col=1)
+    shown = list(decided.columns)[:: max(1, narrow // 6)]
+    fig.update_xaxes(
+        tickvals=[list(decided.columns).index(layer) for layer in shown], ticktext=[str(layer) for layer in shown],
+        ticks="", showline=False, row=1, col=2,
+    )  # fmt: skip
+    fig.update_xaxes(title_text="layer")
+    fig.update_yaxes(
+        range=[len(rows) - 0.5, -0.5], tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False
+    )
+    method = method or (
+        "a row is a prompt; score: projection from the gate's threshold (white), in units of its spread at the layer; "
+        f"orange: the harmful side; purple: the gate is open, by layer{'s' * (narrow > 1)} "
+        f"{', '.join(map(str, shown))}{' …' * (len(shown) < narrow)}"
+    )
+    return dress(
+        fig,
+        finding or _wrong(decided, labels),
+        method,
+        width=760,
+        height=130 + min(520, max(200, 3 * len(rows))),
+    )
 
 
 def gate_roc(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
@@ -118,6 +196,26 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         yshift=6, showarrow=False,
     )  # fmt: skip
     return fig
+
+
+def _across(sources: NDArray[np.object_], columns: int) -> NDArray[np.object_]:
+    return np.repeat(sources[:, None], columns, axis=1)
+
+
+def _wrong(decided: pd.DataFrame, labels: "pd.Series[str]") -> str:
+    """At the layer that errs least of those that decide, how many prompts of either side it is wrong about."""
+    harm = labels.isin(ATTACKS)
+    missed, stopped = (1 - decided[harm]).sum(), decided[~harm].sum()
+    at = int((missed + stopped).argmin())
+    layer, closed, opened = decided.columns[at], int(missed.iloc[at]), int(stopped.iloc[at])
+    errors = closed + opened
+    if not errors:
+        return f"By layer {layer} the gate is right about all {len(labels)} prompts"
+    return (
+        f"By layer {layer} the gate is wrong about {errors} of {len(labels)} prompts: it stays closed on "
+        f"{closed} of {int(harm.sum())} attacks and opens on {opened} of "
+        f"{int((~harm).sum())} others"
+    )
 
 
 def _error(at: "pd.Series[float]", name: str) -> dict[str, object]:

@@ -3,7 +3,16 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import LABELS, layer_axis, panels, require_columns, short_name, shown_layers
+from workbench.plots.panels import (
+    LABELS,
+    layer_axis,
+    panels,
+    require_columns,
+    require_depth,
+    require_sides,
+    short_name,
+    shown_layers,
+)
 from workbench.prompts import ATTACKS
 from workbench.stats import roc_area
 from workbench.style import COLOURS, DIVERGING, INK, add_band, dress, tint
@@ -18,6 +27,7 @@ def vector_strength(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         frame, "vector strength", "model", "layer", "gap_norm", "gap_norm_low", "gap_norm_high", "share", "share_low",
         "share_high", "shuffled", "shuffled_share",
     )  # fmt: skip
+    require_depth(frame, "vector strength")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     models = list(frame["model"].unique())
     fig = panels(2, len(models), [short_name(model) for model in models])
@@ -111,6 +121,7 @@ def layer_cosines(frame: pd.DataFrame, *, finding: str = "", method: str = "") -
     `frame` has model, layer, other and cosine (`profiles.layer_cosines`).
     """
     require_columns(frame, "layer cosines", "model", "layer", "other", "cosine")
+    require_depth(frame, "layer cosines")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     models = list(frame["model"].unique())
     fig = panels(1, len(models), [short_name(model) for model in models])
@@ -126,14 +137,11 @@ def layer_cosines(frame: pd.DataFrame, *, finding: str = "", method: str = "") -
     fig.update_xaxes(title_text="layer", dtick=max(1, depth // 8), ticks="", showline=False)
     fig.update_yaxes(title_text="layer", row=1, col=1)
     nearby = frame[frame["other"] == frame["layer"] + 1]
-    if nearby.empty:
-        finding = finding or "One layer has one direction: there is nothing to compare it with"
-    else:
-        ends = frame[(frame["layer"] == frame["layer"].min()) & (frame["other"] == frame["other"].max())]
-        finding = finding or (
-            f"Neighbouring layers share their direction (cosine {nearby['cosine'].median():.2f} in the median), the "
-            f"first and the last {_range(ends['cosine'])}"
-        )
+    ends = frame[(frame["layer"] == frame["layer"].min()) & (frame["other"] == frame["other"].max())]
+    finding = finding or (
+        f"Neighbouring layers have directions of cosine {nearby['cosine'].median():.2f} in the median, the first "
+        f"and the last of {_range(ends['cosine'])}"
+    )
     method = method or "cosine between the harmful − harmless directions of two layers; white: 0"
     return dress(fig, finding, method, width=max(460, 110 + 330 * len(models)), height=370)
 
@@ -144,6 +152,7 @@ def vector_cosines(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
     `frame` has model, other, layer, cosine and band (`profiles.vector_cosines`, several stacked).
     """
     require_columns(frame, "vector cosines", "model", "other", "layer", "cosine", "band")
+    require_depth(frame, "vector cosines")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     pairs = list(frame[["model", "other"]].drop_duplicates().itertuples(index=False, name=None))
     fig = panels(1, len(pairs), [f"{short_name(one)} · {short_name(other)}" for one, other in pairs])
@@ -202,9 +211,7 @@ def principal_components(
             "frame[frame['model'] == ...]"
         )
     layers = sorted(int(one) for one in frame["layer"].unique())
-    harm = frame["label"].isin(ATTACKS)
-    if harm.all() or not harm.any():
-        raise ValueError("principal components: got one side only, expected prompts with harm and without")
+    require_sides(frame, "principal components")
     told = {one: roc_area(part["first"], part["label"].isin(ATTACKS)) for one, part in frame.groupby("layer")}
     best = max(layers, key=lambda one: told[one])
     shown = best if layer is None else layer

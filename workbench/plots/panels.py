@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from workbench.prompts import ATTACKS
 from workbench.style import INK
 
 MOST_LAYERS = 8
@@ -37,6 +38,27 @@ def require_columns(frame: pd.DataFrame, what: str, *columns: str) -> None:
         )
     if frame.empty:
         raise ValueError(f"{what}: the frame is empty: expected at least one row")
+
+
+def require_depth(frame: pd.DataFrame, what: str) -> None:
+    """Refuse a frame of one layer where lines run along the layers: a point has no line, and its band no width."""
+    layers = frame["layer"].unique()
+    if len(layers) < 2:
+        raise ValueError(
+            f"{what}: got layer {layers[0]} alone, expected two layers or more, since it shows how layers differ: pass "
+            "the whole frame, or read the one row"
+        )
+
+
+def require_sides(frame: pd.DataFrame, what: str) -> None:
+    """Refuse a frame whose prompts all mean harm, or none, where the two are compared."""
+    harm = frame["label"].isin(ATTACKS)
+    if harm.all() or not harm.any():
+        labels = ", ".join(sorted(frame["label"].unique()))
+        raise ValueError(
+            f"{what}: got one side only ({labels}), expected prompts with harm and without: read both, there is "
+            "nothing to compare one with"
+        )
 
 
 def shown_layers(layers: "pd.Series[int]") -> tuple[list[int], str]:

@@ -1,4 +1,4 @@
-"""Pictures of what steering does: rates against strength, gains and costs of conditions."""
+"""Picture of what conditions gain and what they cost, target by target."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -7,8 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.plots.panels import panels, require_columns
-from workbench.style import COLOURS, GRID, QUIET, SHADE, add_band, add_labels, dress, tint
-from workbench.sweep import SweepResult
+from workbench.style import COLOURS, GRID, SHADE, dress, tint
 
 BROKEN = "attacks broken"
 # What a mark of the trade-off counts, and the colour whose meaning it shares.
@@ -21,58 +20,6 @@ TRADE_OFF: Mapping[str, str] = MappingProxyType(
         BROKEN: "broken",
     }
 )
-CURVES = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
-
-
-def strength_curves(
-    sweep: SweepResult | pd.DataFrame,
-    *,
-    chosen: float | None = None,
-    unit: str = "α",
-    finding: str = "",
-    method: str = "",
-) -> go.Figure:
-    """Rates against strength, a small multiple per metric, a line per arm, controls light grey and dashed.
-
-    Of a sweep, the rates of `CURVES` are drawn. A frame has arm, alpha, metric, mean, low and high, as
-    `SweepResult.summary()` has. Arms named `steered` and `unsteered` have colours of their own, others are controls.
-    """
-    frame = sweep.summary(metrics=CURVES) if isinstance(sweep, SweepResult) else sweep
-    require_columns(frame, "strength curves", "arm", "alpha", "metric", "mean", "low", "high")
-    metrics = list(frame["metric"].unique())
-    cols = min(2, len(metrics))
-    fig = panels(-(-len(metrics) // cols), cols, metrics)
-    left, right = frame["alpha"].min(), frame["alpha"].max()
-    span = max(right - left, 1e-9)
-    for number, metric in enumerate(metrics):
-        row, col = number // cols + 1, number % cols + 1
-        ends = []
-        for arm, part in frame[frame["metric"] == metric].groupby("arm", sort=False):
-            line, colour = _line_of(str(arm))
-            part, mode = part.sort_values("alpha"), "lines+markers"
-            if str(arm) == "unsteered":  # one measurement, drawn across: it has no strength
-                part, mode = pd.concat([part.iloc[:1].assign(alpha=end) for end in (left, right)]), "lines"
-            if line["dash"] == "solid":  # bands of many controls would cover what they are compared with
-                add_band(fig, part["alpha"], part["low"], part["high"], colour, row=row, col=col)
-            fig.add_scatter(x=part["alpha"], y=part["mean"], mode=mode, line=line, row=row, col=col)
-            ends.append(
-                (str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1]))
-            )
-        add_labels(fig, ends, x=right, row=row, col=col, gap=0.085, low=0.0, high=1.0)
-        if chosen is not None:
-            fig.add_vline(
-                x=chosen, line=dict(color=COLOURS["steered"], width=1, dash="dot"), row=row, col=col
-            )
-    ticks = sorted(frame["alpha"].dropna().unique())
-    fig.update_xaxes(range=[left - 0.02 * span, right + 0.5 * span])
-    fig.update_xaxes(tickvals=ticks[:: max(1, len(ticks) // 5)], tickformat="~g")
-    fig.update_xaxes(title_text=unit, row=-(-len(metrics) // cols))
-    fig.update_yaxes(range=[-0.02, 1.02])
-    method = method or "every arm at the same α, hence shifts of equal length; bands: 95 % intervals"
-    if chosen is not None:
-        method += "; dotted: the chosen α"
-    height = 290 * -(-len(metrics) // cols) + 40
-    return dress(fig, finding or "Rates against strength", method, width=500 * cols, height=height)
 
 
 def trade_off(
@@ -176,9 +123,3 @@ def _name_kinds(fig: go.Figure, kinds: Sequence[str]) -> go.Figure:
         showarrow=False,
     )
     return fig
-
-
-def _line_of(arm: str) -> tuple[dict[str, object], str]:
-    if arm in ("steered", "unsteered"):
-        return dict(color=COLOURS[arm], width=2.5, dash="solid"), COLOURS[arm]
-    return dict(color=COLOURS["control"], width=2, dash="dash"), COLOURS["control"]

@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import LABELS, layer_axis, panels, require_columns, short_name, shown_layers
+from workbench.plots.panels import (
+    LABELS,
+    layer_axis,
+    panels,
+    require_columns,
+    require_depth,
+    require_sides,
+    short_name,
+    shown_layers,
+)
 from workbench.prompts import ATTACKS
 from workbench.style import COLOURS, INK, QUIET, SEQUENTIAL, add_band, dress, shade_layers
 
@@ -19,12 +28,15 @@ def layer_profile(
     `frame` has model, layer, auroc and balanced_accuracy, both with _low and _high: `LayerProfile.frame`, several
     stacked. `chosen` layers are shaded, as L_G.
     """
-    measures = ("auroc", "balanced_accuracy")
+    measures = ["auroc", "balanced_accuracy"]
     columns = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
     require_columns(frame, "layer profile", "model", "layer", *columns)
+    require_depth(frame, "layer profile")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     models = list(frame["model"].unique())
-    fig = panels(2, len(models), [short_name(model) for model in models])
+    if frame["balanced_accuracy"].isna().all():  # vectors without midpoints: no threshold, and no empty panel
+        measures = measures[:1]
+    fig = panels(len(measures), len(models), [short_name(model) for model in models])
     for col, model in enumerate(models, start=1):
         part = frame[frame["model"] == model].sort_values("layer")
         for row, measure in enumerate(measures, start=1):
@@ -40,9 +52,9 @@ def layer_profile(
             )
             fig.add_hline(y=0.5, line=dict(color=COLOURS["control"], dash="dash", width=1), row=row, col=col)
     fig.update_yaxes(range=[min(0.4, frame[["auroc_low", "balanced_accuracy_low"]].min().min() - 0.02), 1.02])
-    fig.update_yaxes(title_text="AUROC", row=1, col=1)
-    fig.update_yaxes(title_text="balanced accuracy", row=2, col=1)
-    layer_axis(fig, frame["layer"], row=2)
+    for row, name in enumerate(("AUROC", "balanced accuracy")[: len(measures)], start=1):
+        fig.update_yaxes(title_text=name, row=row, col=1)
+    layer_axis(fig, frame["layer"], row=len(measures))
     shade_layers(fig, chosen)
     told = []
     for model in models:
@@ -53,14 +65,14 @@ def layer_profile(
         )
     found = "; ".join(told)
     method = method or (
-        "projection on each model's own harmful − harmless direction, held out; bands: 95 % intervals; dashed: chance; "
-        "accuracy at the paper's threshold"
+        "projection on each model's own harmful − harmless direction, held out; bands: 95 % intervals; dashed: chance"
+        + ("; accuracy at the paper's threshold" if len(measures) > 1 else "")
     )
     return dress(
         fig,
         finding or f"{found[:1].upper()}{found[1:]}",
         method + _shaded(chosen),
-        height=420,
+        height=60 + 180 * len(measures),
     )
 
 
@@ -74,11 +86,7 @@ def projections(
     """
     require_columns(frame, "projections", "label", "layer", "projection")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
-    if frame["label"].nunique() < 2:
-        raise ValueError(
-            f"projections: got {frame['label'].iloc[0]} prompts only, expected two kinds or more: there is nothing to "
-            "compare them with"
-        )
+    require_sides(frame, "projections")
     layers, told = shown_layers(frame["layer"])
     labels = [label for label in reversed(LABELS) if label in set(frame["label"])]
     fig = panels(1, len(layers), [f"layer {layer}" + (" •" if layer in chosen else "") for layer in layers])
@@ -181,7 +189,18 @@ def gate_map(
     method = method or "share of prompts on which the gate is open, if that layer decided"
     if chosen_gate is not None:
         method += f"; framed: layer {chosen_gate}, which decides for all"
-    return dress(fig, finding or "On which prompts the gate opens", method, width=720, height=250)
+    return dress(fig, finding or _opens(table, chosen_gate), method, width=720, height=250)
+
+
+def _opens(table: pd.DataFrame, chosen_gate: int | None) -> str:
+    """How often the gate opens on each kind: at its layer, or at the one where that parts the two sides best."""
+    harm = table.index.isin(ATTACKS)
+    if chosen_gate is None:
+        apart = table[harm].mean().fillna(1.0) - table[~harm].mean().fillna(0.0)
+        layers = [int(layer) for layer in table.columns]
+        chosen_gate = layers[int(apart.argmax())]
+    said = ", ".join(f"{100 * share:.0f} % of {label}" for label, share in table[chosen_gate].items())
+    return f"At layer {chosen_gate} the gate opens on {said} prompts"
 
 
 def _shaded(chosen: Sequence[int]) -> str:

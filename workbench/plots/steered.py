@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import panels, require_columns
+from workbench.plots.panels import panels, require_columns, require_depth
 from workbench.plots.tokens import add_text_map, finish_text_panels, text_panels, text_table
 from workbench.prompts import ATTACKS
 from workbench.style import COLOURS, DIVERGING, INK, QUIET, add_labels, dress, shade_layers, tint
@@ -23,6 +23,7 @@ def steered_residuals(frame: pd.DataFrame, *, finding: str = "", method: str = "
     shift, whose layers are shaded. Thick: the mean.
     """
     require_columns(frame, "steered residuals", "prompt", "position", "layer", "arm", "shift", *_QUANTITIES)
+    require_depth(frame, "steered residuals")
     _require_arms(frame, "steered residuals")
     last = frame[frame["position"] == frame.groupby("prompt")["position"].transform("max")]
     fig = panels_apart(list(_QUANTITIES.values()))
@@ -89,6 +90,7 @@ def refusal_lead(
     shaded. Under each label stands what the likeliest word of all opens: a lead over compliance is no refusal yet.
     """
     require_columns(frame, "refusal lead", "prompt", "label", "layer", "arm", "lead", "opens")
+    require_depth(frame, "refusal lead")
     _require_arms(frame, "refusal lead", both=False)
     labels = list(frame["label"].unique())
     fig = panels(1, len(labels), [f"{label}<br><sub>{_opened(frame, label)}</sub>" for label in labels])

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from workbench.plots.panels import require_columns
 from workbench.plots.tokens import readable
-from workbench.style import GRID, INK, dress
+from workbench.style import COLOURS, GRID, INK, dress
 
 _SIDES = {"promoted": "#D55E00", "suppressed": "#0072B2"}
 """A direction points from harmless to harmful: what it promotes has the colour of harm."""
@@ -76,3 +76,65 @@ def _words_found(frame: pd.DataFrame) -> str:
 
 def _short(model: str) -> str:
     return model.removeprefix("organism:")
+
+
+def first_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
+    """The logits of a reply's likeliest first tokens, unsteered and steered: a row per token, a line from one to other.
+
+    `frame` has arm, token, token_id, logit and probability: `SteeredAnswer.first_tokens`.
+    """
+    require_columns(frame, "first tokens", "arm", "token", "token_id", "logit", "probability")
+    if set(frame["arm"]) != {"unsteered", "steered"}:
+        arms = ", ".join(sorted(frame["arm"].unique()))
+        raise ValueError(f"first tokens: got arms {arms}, expected unsteered and steered: pass both")
+    table = frame.pivot(index="token_id", columns="arm", values="logit").sort_values("steered")
+    words = frame.groupby("token_id")["token"].first().loc[table.index]
+    rows = list(range(len(table)))
+    fig = go.Figure()
+    for row, (before, after) in enumerate(zip(table["unsteered"], table["steered"], strict=True)):
+        fig.add_scatter(
+            x=[before, after], y=[row, row], mode="lines", line=dict(color=GRID, width=3), hoverinfo="skip"
+        )
+    for arm in ("unsteered", "steered"):
+        fig.add_scatter(
+            x=table[arm], y=rows, mode="markers", marker=dict(color=COLOURS[arm], size=10),
+            hovertemplate=f"{arm}: %{{x:.2f}}<extra></extra>",
+        )  # fmt: skip
+    fig.update_yaxes(
+        tickvals=rows,
+        ticktext=[readable(word) for word in words],
+        range=[-0.6, len(rows) - 0.4],
+        showgrid=False,
+    )
+    fig.update_xaxes(title_text="logit")
+    named = "     ".join(
+        f'<span style="color:{COLOURS[arm]}">● {arm}</span>' for arm in ("unsteered", "steered")
+    )
+    method = (
+        method
+        or "logits of the reply's first token: those likeliest in either run, in the steered one's order"
+    )
+    fig = dress(fig, finding or _first_found(frame), method, width=620, height=120 + 26 * len(rows))
+    fig.add_annotation(
+        text=named,
+        x=0,
+        y=1,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        yshift=6,
+        showarrow=False,
+    )
+    return fig
+
+
+def _first_found(frame: pd.DataFrame) -> str:
+    """The likeliest first token of either arm, with its probability."""
+    top = frame.loc[frame.groupby("arm")["probability"].idxmax()].set_index("arm")
+    words, chances = top["token"].astype(str), top["probability"].astype(float)
+    said = [
+        f"{arm} it is “{readable(words[arm])}” ({100 * chances[arm]:.0f} %)"
+        for arm in ("unsteered", "steered")
+    ]
+    return f"The likeliest first token: {', '.join(said)}"

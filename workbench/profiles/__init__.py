@@ -6,7 +6,7 @@ Every function gives a tidy frame, or a value that holds one, and `workbench.plo
 from workbench.profiles.falls import projections
 from workbench.profiles.geometry import layer_cosines, principal_components, vector_cosines
 from workbench.profiles.layers import LayerProfile, NoLayers, layer_profile, select_layers
-from workbench.profiles.openings import NO_WRAPPER, gate_by_wrapper, gate_map, gate_roc
+from workbench.profiles.openings import NO_WRAPPER, gate_by_wrapper, gate_map, gate_roc, gate_scores
 from workbench.profiles.strength import extraction_growth, vector_strength
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "gate_by_wrapper",
     "gate_map",
     "gate_roc",
+    "gate_scores",
     "layer_cosines",
     "layer_profile",
     "principal_components",

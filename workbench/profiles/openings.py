@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from workbench.activations import Activations
 from workbench.gates import Gate
 from workbench.profiles.sides import clusters_of, require_intents
+from workbench.prompts import Prompt
 from workbench.stats import cluster_bootstrap
 
 NO_WRAPPER = "none"
@@ -27,6 +29,35 @@ def gate_map(gate: Gate, activations: Activations) -> pd.DataFrame:
     return tidy
 
 
+def gate_scores(gate: Gate, activations: Activations) -> pd.DataFrame:
+    """A row per prompt and layer: the gate's score there, a·s + b, and what it decides.
+
+    Columns: model, prompt (number), label, source, wrapper, layer, score (in residual units, above 0 opens), scaled
+    (the score in units of its spread over these prompts at that layer: layers differ a hundredfold), open, decides
+    (whether the gate goes by that layer; of a gate of one shared layer, `open` is that one's everywhere).
+    """
+    reading = gate.read(activations)
+    scores = _finite(reading.scores.double().numpy(), "a map of scores")
+    spread = scores.std(axis=0)
+    scaled = scores / np.where(spread > 0, spread, 1.0)
+    n_prompts, n_layers = scores.shape
+    prompts = activations.prompts or [None] * n_prompts
+    return pd.DataFrame(
+        {
+            "model": activations.provenance.model,
+            "prompt": np.repeat(np.arange(n_prompts), n_layers),
+            "label": np.repeat(np.array(activations.labels), n_layers),
+            "source": np.repeat(np.array([prompt.source if prompt else "" for prompt in prompts]), n_layers),
+            "wrapper": np.repeat(np.array([_wrapper(prompt) for prompt in prompts]), n_layers),
+            "layer": np.tile(np.arange(n_layers), n_prompts),
+            "score": scores.ravel(),
+            "scaled": scaled.ravel(),
+            "open": reading.open.numpy().ravel(),
+            "decides": np.tile(np.isin(np.arange(n_layers), gate.reads), n_prompts),
+        }
+    )
+
+
 def gate_roc(gate: Gate, activations: Activations) -> pd.DataFrame:
     """Every threshold of each layer's score: how many prompts open it that should not, and how many that should.
 
@@ -37,9 +68,7 @@ def gate_roc(gate: Gate, activations: Activations) -> pd.DataFrame:
 
     require_intents(activations, "an ROC")
     harmful, clusters = activations.harmful.numpy(), clusters_of(activations)
-    scores = gate.read(activations).scores.double().numpy()
-    if not np.isfinite(scores).all():
-        raise ValueError("the gate has no finite scores, hence no threshold: an ROC is of a ThresholdGate")
+    scores = _finite(gate.read(activations).scores.double().numpy(), "an ROC")
     rows: list[dict[str, object]] = []
     for layer, own in enumerate(scores.T):
         at = {"layer": layer, "decides": layer in gate.reads}
@@ -76,7 +105,7 @@ def gate_by_wrapper(
     clusters = clusters_of(activations)
     table = pd.DataFrame(
         {
-            "wrapper": [dict(prompt.cluster).get("wrapper") or NO_WRAPPER for prompt in activations.prompts],
+            "wrapper": [_wrapper(prompt) for prompt in activations.prompts],
             "side": np.where(activations.harmful.numpy(), "attack", "harmless"),
             "open": opened[:, chosen].any(1).double().numpy(),
         }
@@ -99,3 +128,13 @@ def gate_by_wrapper(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _wrapper(prompt: Prompt | None) -> str:
+    return (dict(prompt.cluster).get("wrapper") if prompt else None) or NO_WRAPPER
+
+
+def _finite(scores: NDArray[np.float64], what: str) -> NDArray[np.float64]:
+    if not np.isfinite(scores).all():
+        raise ValueError(f"the gate has no finite scores, hence no threshold: {what} is of a ThresholdGate")
+    return scores

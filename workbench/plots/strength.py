@@ -1,0 +1,196 @@
+"""Pictures of strength: rates against it, and what each strength gains against what it costs."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from workbench.plots.panels import panels, require_columns
+from workbench.style import COLOURS, GRID, QUIET, add_band, add_labels, dress, spread, tint
+from workbench.sweep import SweepResult
+
+# Metrics of a sweep, as a reader calls them.
+METRIC_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "asr_not_refused": "attacks not refused",
+        "jailbreak_not_refused": "jailbreaks not refused",
+        "over_refusal": "harmless refused",
+        "contrast_refusal": "contrast refused",
+        "broken": "broken",
+        "utility": "domain accuracy",
+    }
+)
+CURVES = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
+
+
+def strength_curves(
+    sweep: SweepResult | pd.DataFrame,
+    *,
+    chosen: float | None = None,
+    unit: str = "α",
+    finding: str = "",
+    method: str = "",
+) -> go.Figure:
+    """Rates against strength, a small multiple per metric, a line per arm, controls light grey and dashed.
+
+    Of a sweep, the rates of `CURVES` are drawn. A frame has arm, alpha, metric, mean, low and high, as
+    `SweepResult.summary()` has. Arms named `steered` and `unsteered` have colours of their own, others are controls.
+    """
+    frame = sweep.summary(metrics=CURVES) if isinstance(sweep, SweepResult) else sweep
+    require_columns(frame, "strength curves", "arm", "alpha", "metric", "mean", "low", "high")
+    _require_one_place(frame, "strength curves")
+    metrics = list(frame["metric"].unique())
+    cols = min(2, len(metrics))
+    fig = panels(-(-len(metrics) // cols), cols, [METRIC_NAMES.get(metric, metric) for metric in metrics])
+    left, right = frame["alpha"].min(), frame["alpha"].max()
+    span = max(right - left, 1e-9)
+    for number, metric in enumerate(metrics):
+        row, col = number // cols + 1, number % cols + 1
+        ends = []
+        for arm, part in frame[frame["metric"] == metric].groupby("arm", sort=False):
+            line, colour = _line_of(str(arm))
+            part, mode = part.sort_values("alpha"), "lines+markers"
+            if str(arm) == "unsteered":  # one measurement, drawn across: it has no strength
+                part, mode = pd.concat([part.iloc[:1].assign(alpha=end) for end in (left, right)]), "lines"
+            if line["dash"] == "solid":  # bands of many controls would cover what they are compared with
+                add_band(fig, part["alpha"], part["low"], part["high"], colour, row=row, col=col)
+            fig.add_scatter(x=part["alpha"], y=part["mean"], mode=mode, line=line, row=row, col=col)
+            ends.append(
+                (str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1]))
+            )
+        add_labels(fig, ends, x=right, row=row, col=col, gap=0.085, low=0.0, high=1.0)
+        if chosen is not None:
+            fig.add_vline(
+                x=chosen, line=dict(color=COLOURS["steered"], width=1, dash="dot"), row=row, col=col
+            )
+    ticks = sorted(frame["alpha"].dropna().unique())
+    fig.update_xaxes(range=[left - 0.02 * span, right + 0.5 * span])
+    fig.update_xaxes(tickvals=ticks[:: max(1, len(ticks) // 5)], tickformat="~g")
+    fig.update_xaxes(title_text=unit, row=-(-len(metrics) // cols))
+    fig.update_yaxes(range=[-0.02, 1.02])
+    method = method or "every arm at the same α, hence shifts of equal length; bands: 95 % intervals"
+    if chosen is not None:
+        method += "; dotted: the chosen α"
+    height = 290 * -(-len(metrics) // cols) + 40
+    return dress(fig, finding or _strongest_effect(frame, unit), method, width=500 * cols, height=height)
+
+
+def strength_trade_off(
+    sweep: SweepResult | pd.DataFrame,
+    *,
+    gain: str = "asr_not_refused",
+    cost: str = "over_refusal",
+    unit: str = "α",
+    finding: str = "",
+    method: str = "",
+) -> go.Figure:
+    """What each strength gains against what it costs: a mark per strength, joined in their order, a line per arm.
+
+    Of a sweep, or of its summary: arm, alpha, metric, mean, low and high. `gain` and `cost` are two of its metrics,
+    both better when smaller; intervals are drawn on the steered arm.
+    """
+    frame = sweep.summary(metrics=(gain, cost)) if isinstance(sweep, SweepResult) else sweep
+    what = "strength trade-off"
+    require_columns(frame, what, "arm", "alpha", "metric", "mean", "low", "high")
+    if missing := [metric for metric in (gain, cost) if metric not in set(frame["metric"])]:
+        there = ", ".join(map(str, frame["metric"].unique()))
+        raise ValueError(
+            f"{what}: the frame has no metric {' and '.join(missing)}, it has {there}: name two "
+            "of these as gain and cost"
+        )
+    _require_one_place(frame, what)
+    frame = frame.assign(alpha=frame["alpha"].fillna(0.0))  # the unsteered arm has none
+    wide = frame[frame["metric"].isin([gain, cost])].pivot(
+        index=["arm", "alpha"], columns="metric", values=["mean", "low", "high"]
+    )
+    fig, ends = panels(1, 1, [""]), []
+    arms = list(dict.fromkeys(frame["arm"]))
+    for arm in sorted(arms, key=lambda arm: str(arm) == "steered"):  # ours last, hence on top
+        part = wide.loc[arm].sort_index()
+        line, colour = _line_of(str(arm))
+        x, y = part["mean", cost], part["mean", gain]
+        error = {
+            f"error_{axis}": dict(
+                symmetric=False, array=part["high", metric] - part["mean", metric],
+                arrayminus=part["mean", metric] - part["low", metric], color=tint(colour, 0.45), thickness=1.5, width=0,
+            )
+            for axis, metric in (("x", cost), ("y", gain))
+            if str(arm) == "steered"
+        }  # fmt: skip
+        fig.add_scatter(
+            x=x, y=y, mode="lines+markers", line=line, marker=dict(color=colour, size=10 if len(part) == 1 else 7),
+            customdata=part.index, hovertemplate="%{customdata}: %{x:.2f}, %{y:.2f}<extra></extra>", **error,
+        )  # fmt: skip
+        if str(arm) == "steered":
+            labels = [(f"{alpha:g}", colour, float(at)) for alpha, at in zip(part.index, y, strict=True)]
+            heights = spread([at for _, _, at in labels], 0.05, 0.0, 1.0)
+            for (text, _, _), at, height in zip(labels, x, heights, strict=True):
+                fig.add_annotation(
+                    x=at, y=height, text=text, showarrow=False, xanchor="left", xshift=9, yshift=8,
+                    font=dict(color=colour, size=12),
+                )  # fmt: skip
+        ends.append(f'<span style="color:{colour if line["dash"] == "solid" else QUIET}">● {arm}</span>')
+    fig.update_xaxes(
+        range=[-0.03, 1.03],
+        title_text=f"{METRIC_NAMES.get(cost, cost)} (cost)",
+        showgrid=True,
+        gridcolor=GRID,
+    )
+    fig.update_yaxes(range=[-0.03, 1.03], title_text=METRIC_NAMES.get(gain, gain))
+    if "steered" in arms and not finding:
+        means = wide.loc["steered"]["mean"]
+        best = int((means[gain] + means[cost]).argmin())
+        finding = (
+            f"Steered, the best of both is at {unit.split(',')[0]} = {means.index[best]:g}: "
+            f"{100 * means[gain].iloc[best]:.0f} % {METRIC_NAMES.get(gain, gain)}, "
+            f"{100 * means[cost].iloc[best]:.0f} % {METRIC_NAMES.get(cost, cost)}"
+        )
+    method = method or (
+        f"a mark per strength (numbers: {unit}), every arm at the same ones; lines on the marks: 95 % intervals; "
+        "best is the lower left"
+    )
+    fig = dress(fig, finding or "What strength gains and costs", method, width=640, height=460)
+    fig.add_annotation(
+        text="     ".join(ends), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=6,
+        showarrow=False,
+    )  # fmt: skip
+    return fig
+
+
+def _require_one_place(frame: pd.DataFrame, what: str) -> None:
+    """Refuse several layer sets or positions in one line: it would jump between them at every strength."""
+    places = [column for column in ("layers", "positions") if column in frame and frame[column].nunique() > 1]
+    if places:
+        column = places[0]
+        raise ValueError(
+            f"{what}: got {frame[column].nunique()} kinds of {column} in one frame, expected one: choose those rows, "
+            f"with frame[(frame.{column} == ...) | (frame.arm == 'unsteered')]"
+        )
+
+
+def _strongest_effect(frame: pd.DataFrame, unit: str) -> str:
+    """What the strength that moves the first metric most does to it, beside the unsteered model and the controls."""
+    metric = frame["metric"].iloc[0]
+    part = frame[frame["metric"] == metric]
+    means = {str(arm): group.set_index("alpha")["mean"] for arm, group in part.groupby("arm", sort=False)}
+    name, sign = METRIC_NAMES.get(metric, str(metric)), unit.split(",")[0]
+    if "steered" not in means or "unsteered" not in means:
+        top = part.loc[part["mean"].idxmax()]
+        return f"The share of {name} is highest, {100 * top['mean']:.0f} %, in {top['arm']}"
+    before = float(means["unsteered"].iloc[0])
+    alpha = (means["steered"] - before).abs().idxmax()
+    after = float(means["steered"][alpha])
+    said = f"At {sign} = {alpha:g} {name}: {100 * before:.0f} % unsteered, {100 * after:.0f} % steered"
+    others = [
+        f"{100 * found[alpha]:.0f} % {arm}"
+        for arm, found in means.items()
+        if arm not in ("steered", "unsteered") and alpha in found
+    ]
+    return ", ".join([said, *others])
+
+
+def _line_of(arm: str) -> tuple[dict[str, object], str]:
+    if arm in ("steered", "unsteered"):
+        return dict(color=COLOURS[arm], width=2.5, dash="solid"), COLOURS[arm]
+    return dict(color=COLOURS["control"], width=2, dash="dash"), COLOURS["control"]
