@@ -282,7 +282,7 @@ def test_a_gate_that_nothing_passes_says_whom_else_it_stops():
     frame = FRAMES["gate_by_wrapper"]
     tight = frame.assign(open=(frame["side"] == "attack") * 0.75 + 0.25)
     title = plots.gate_by_wrapper(tight).layout.title.text.replace("<br>", " ")
-    assert title.startswith("No attack slips through") and "25 % open it at most (none)" in title
+    assert title.startswith("No attack slips through") and "25 % open it at most (no wrapper)" in title
 
 
 def test_a_slider_has_a_step_per_layer_that_shows_that_layer_alone():

@@ -181,9 +181,11 @@ def test_what_strength_gains_is_drawn_against_what_it_costs():
     assert list(ours.error_y.array) == pytest.approx([0.3, 0.45, 0.5])
     assert by_colour[COLOURS["control"]].line.dash == "dash"
     assert list(by_colour[COLOURS["unsteered"]].y) == [0.9]
-    assert {"0.5", "1", "2"} <= {note.text for note in fig.layout.annotations}
+    assert {"0.5", "1", "2", "steered", "random", "unsteered"} <= {
+        note.text for note in fig.layout.annotations
+    }
     title = fig.layout.title.text.replace("<br>", " ")
-    assert "best of both is at α = 1: 10 % attacks not refused, 10 % harmless refused" in title
+    assert "Attacks not refused and harmless refused are fewest together at α = 1: 10 % and 10 %" in title
 
 
 def test_titles_are_findings_from_the_frame():

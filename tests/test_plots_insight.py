@@ -138,7 +138,7 @@ def test_a_closed_gate_is_told():
 def test_shares_are_of_the_whole():
     fig = plots.attribution(WRITERS)
     assert fig.data[0].z[0][2] == pytest.approx(50) and fig.data[0].text[0][2] == "50"
-    assert "50% of the direction at layer 1 by layer 1's head 0" in fig.layout.title.text
+    assert "50 % of the direction at layer 1 by layer 1's head 0" in fig.layout.title.text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from workbench.decoding.asking import Prompts
 from workbench.insight.lens import opening_tokens, unembedding_of
-from workbench.insight.reading import Texts, chosen_layers, require_hooked, texts_of
+from workbench.insight.reading import Texts, chosen_layers, require_hooked, require_there, texts_of
 from workbench.loading import Model
 from workbench.models import device_of, hook_name, model_name, n_layers, space_of
 from workbench.vectors import SteeringVectors
@@ -40,6 +40,7 @@ def direction_attribution(
     of the writer (−1: none), contribution. They sum to the projection x_at · s_at. A HookedTransformer is needed.
     """
     require_hooked(model, "attribution")
+    require_there(model)
     if vectors.space.site != "resid_post":
         raise ValueError(
             f"got vectors made at {vectors.space.site}, expected resid_post: make them with last_token_activations(...)"

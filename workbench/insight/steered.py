@@ -17,7 +17,7 @@ from torch import Tensor
 from workbench.decoding.asking import Prompts
 from workbench.generation import steered
 from workbench.insight.lens import lens_logits, opening_tokens
-from workbench.insight.reading import Texts, read_texts, texts_of
+from workbench.insight.reading import Texts, read_texts, require_there, texts_of
 from workbench.loading import Model
 from workbench.models import n_layers, space_of
 from workbench.steering import SteeringPlan
@@ -40,6 +40,7 @@ def steered_residuals(
     gate is). `control` is another plan, say of random directions of equal norm, shown as arm "control"; `reply` a text
     that the model has said already. Any backend.
     """
+    require_there(model)
     vectors = plan.vectors if onto is None else onto
     vectors.space.require(space_of(model, vectors.space.site), "vectors")
     texts = texts_of(model, prompts, reply=reply)

@@ -13,7 +13,7 @@ import torch
 
 from workbench.decoding.asking import Prompts
 from workbench.gates import ThresholdGate
-from workbench.insight.reading import chosen_layers, read_texts, texts_of
+from workbench.insight.reading import chosen_layers, read_texts, require_there, texts_of
 from workbench.loading import Model
 from workbench.models import model_name, space_of
 from workbench.vectors import SteeringVectors
@@ -28,6 +28,7 @@ def token_map(
     reads ((projection − threshold) / ‖v'‖; positive is the harmful side), model. The threshold is the `gate`'s if
     given, else `vectors.midpoints`, else 0. Any backend; the prompts may differ in length.
     """
+    require_there(model)
     space = space_of(model, vectors.space.site)
     vectors.space.require(space, "vectors")
     if gate is not None:

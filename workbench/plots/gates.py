@@ -69,7 +69,11 @@ def gate_scores(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     )  # fmt: skip
     fig.update_xaxes(title_text="layer")
     fig.update_yaxes(
-        range=[len(rows) - 0.5, -0.5], tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False
+        range=[len(rows) - 0.5, -0.5],
+        tickvals=list(ticks),
+        ticktext=list(ticks.values()),
+        showgrid=False,
+        ticklabelstandoff=6,
     )
     method = method or (
         "a row is a prompt; score: projection from the gate's threshold (white), in units of its spread at the layer; "
@@ -168,7 +172,7 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         )
     fig.update_yaxes(
         tickvals=list(height.values()),
-        ticktext=[wrapper.replace("_", " ").replace("none", "no wrapper") for wrapper in height],
+        ticktext=[_called(wrapper) for wrapper in height],
         range=[-0.6, len(height) - 0.4],
         showgrid=False,
     )
@@ -179,11 +183,11 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         said = f"No attack slips through, whatever its wrapper ({len(attacks)} kinds)"
         if not others.empty and others["open"].max() > 0:
             most = others.sort_values("open").iloc[-1]
-            name = str(most["wrapper"]).replace("_", " ")
+            name = _called(most["wrapper"])
             said += f"; of harmless prompts, {100 * most['open']:.0f} % open it at most ({name})"
         finding = finding or said
     finding = finding or (
-        f"Most slip through in the wrapper {str(worst['wrapper']).replace('_', ' ')}: the gate opens on "
+        f"Most slip through in the wrapper {_called(worst['wrapper'])}: the gate opens on "
         f"{100 * worst['open']:.0f} % of its attacks [{100 * worst['low']:.0f}, {100 * worst['high']:.0f}]"
     )
     sides = [f'<span style="color:{COLOURS["harmful"]}">● attacks: should be open</span>']
@@ -196,6 +200,10 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         yshift=6, showarrow=False,
     )  # fmt: skip
     return fig
+
+
+def _called(wrapper: object) -> str:
+    return "no wrapper" if wrapper == "none" else str(wrapper).replace("_", " ")
 
 
 def _across(sources: NDArray[np.object_], columns: int) -> NDArray[np.object_]:

@@ -133,7 +133,7 @@ def layer_cosines(frame: pd.DataFrame, *, finding: str = "", method: str = "") -
             ygap=1, showscale=depth > 12 and col == len(models), row=1, col=col,
             **(dict(text=table.round(1).to_numpy(), texttemplate="%{text:.1f}") if depth <= 12 else {}),
         )  # fmt: skip
-    fig.update_yaxes(autorange="reversed", showgrid=False, dtick=max(1, depth // 8))
+    fig.update_yaxes(autorange="reversed", showgrid=False, dtick=max(1, depth // 8), ticklabelstandoff=4)
     fig.update_xaxes(title_text="layer", dtick=max(1, depth // 8), ticks="", showline=False)
     fig.update_yaxes(title_text="layer", row=1, col=1)
     nearby = frame[frame["other"] == frame["layer"] + 1]

@@ -21,6 +21,7 @@ METRIC_NAMES: Mapping[str, str] = MappingProxyType(
         "utility": "domain accuracy",
     }
 )
+TICKS = [0, 0.25, 0.5, 0.75, 1]
 CURVES = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
 
 
@@ -105,8 +106,9 @@ def strength_trade_off(
         index=["arm", "alpha"], columns="metric", values=["mean", "low", "high"]
     )
     fig, ends = panels(1, 1, [""]), []
-    arms = list(dict.fromkeys(frame["arm"]))
-    for arm in sorted(arms, key=lambda arm: str(arm) == "steered"):  # ours last, hence on top
+    for arm in sorted(
+        dict.fromkeys(frame["arm"]), key=lambda arm: str(arm) == "steered"
+    ):  # ours last, hence on top
         part = wide.loc[arm].sort_index()
         line, colour = _line_of(str(arm))
         x, y = part["mean", cost], part["mean", gain]
@@ -123,39 +125,51 @@ def strength_trade_off(
             customdata=part.index, hovertemplate="%{customdata}: %{x:.2f}, %{y:.2f}<extra></extra>", **error,
         )  # fmt: skip
         if str(arm) == "steered":
-            labels = [(f"{alpha:g}", colour, float(at)) for alpha, at in zip(part.index, y, strict=True)]
-            heights = spread([at for _, _, at in labels], 0.05, 0.0, 1.0)
-            for (text, _, _), at, height in zip(labels, x, heights, strict=True):
-                fig.add_annotation(
-                    x=at, y=height, text=text, showarrow=False, xanchor="left", xshift=9, yshift=8,
-                    font=dict(color=colour, size=12),
-                )  # fmt: skip
-        ends.append(f'<span style="color:{colour if line["dash"] == "solid" else QUIET}">● {arm}</span>')
-    fig.update_xaxes(
-        range=[-0.03, 1.03],
-        title_text=f"{METRIC_NAMES.get(cost, cost)} (cost)",
-        showgrid=True,
-        gridcolor=GRID,
-    )
-    fig.update_yaxes(range=[-0.03, 1.03], title_text=METRIC_NAMES.get(gain, gain))
-    if "steered" in arms and not finding:
+            _name_strengths(fig, part.index, x, y, colour)
+        name = str(arm), colour if line["dash"] == "solid" else QUIET
+        ends.append((*name, float(x.iloc[-1]), float(y.iloc[-1])))
+    # Names of neighbours must not cover each other: all that end within a name's width of an end are moved apart.
+    heights = spread([y for *_, y in ends], 0.05, 0.0, 1.0)
+    for (text, colour, x, _), height in zip(ends, heights, strict=True):
+        fig.add_annotation(
+            x=x,
+            y=height,
+            text=text,
+            showarrow=False,
+            xanchor="left",
+            xshift=12,
+            bgcolor="rgba(255, 255, 255, 0.85)",
+            font=dict(color=colour, size=12),
+        )
+    names = [METRIC_NAMES.get(metric, metric) for metric in (gain, cost)]
+    fig.update_xaxes(range=[-0.03, 1.13], tickvals=TICKS, title_text=names[1], showgrid=True, gridcolor=GRID)
+    fig.update_yaxes(range=[-0.03, 1.03], tickvals=TICKS, title_text=names[0])
+    if not finding and "steered" in set(frame["arm"]):
         means = wide.loc["steered"]["mean"]
         best = int((means[gain] + means[cost]).argmin())
         finding = (
-            f"Steered, the best of both is at {unit.split(',')[0]} = {means.index[best]:g}: "
-            f"{100 * means[gain].iloc[best]:.0f} % {METRIC_NAMES.get(gain, gain)}, "
-            f"{100 * means[cost].iloc[best]:.0f} % {METRIC_NAMES.get(cost, cost)}"
+            f"{names[0].capitalize()} and {names[1]} are fewest together at {unit.split(',')[0]} = "
+            f"{means.index[best]:g}: {100 * means[gain].iloc[best]:.0f} % and {100 * means[cost].iloc[best]:.0f} %"
         )
     method = method or (
         f"a mark per strength (numbers: {unit}), every arm at the same ones; lines on the marks: 95 % intervals; "
         "best is the lower left"
     )
-    fig = dress(fig, finding or "What strength gains and costs", method, width=640, height=460)
-    fig.add_annotation(
-        text="     ".join(ends), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom", yshift=6,
-        showarrow=False,
-    )  # fmt: skip
-    return fig
+    return dress(fig, finding or f"{names[0].capitalize()} against {names[1]}", method, width=680, height=460)
+
+
+def _name_strengths(
+    fig: go.Figure, alphas: "pd.Index[float]", x: "pd.Series[float]", y: "pd.Series[float]", colour: str
+) -> None:
+    """The strength above each mark; of marks that touch, the first."""
+    named: list[tuple[float, float]] = []
+    for alpha, across, up in zip(alphas, x, y, strict=True):
+        if all(abs(across - other) > 0.05 or abs(up - height) > 0.05 for other, height in named):
+            named.append((across, up))
+            fig.add_annotation(
+                x=across, y=up, text=f"{alpha:g}", showarrow=False, xanchor="left", yanchor="bottom", xshift=4,
+                yshift=4, font=dict(color=colour, size=11),
+            )  # fmt: skip
 
 
 def _require_one_place(frame: pd.DataFrame, what: str) -> None:

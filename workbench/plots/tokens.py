@@ -98,7 +98,9 @@ def finish_text_panels(fig: go.Figure, longest: int, chosen: Sequence[int]) -> N
     """Axes alike in all panels: the same height per token, all texts ending on one line."""
     layers = sorted({int(layer) for trace in fig.data for layer in trace.x})
     every = max(1, len(layers) // 8)
-    fig.update_yaxes(range=[-0.5, -longest - 0.5], showgrid=False, tickfont=dict(size=11))
+    fig.update_yaxes(
+        range=[-0.5, -longest - 0.5], showgrid=False, tickfont=dict(size=11), ticklabelstandoff=4
+    )
     fig.update_xaxes(
         title_text="layer", ticks="", showline=False, tickvals=layers[::every],
         ticktext=[f"{layer}<br>•" if layer in chosen else str(layer) for layer in layers[::every]],

@@ -84,7 +84,7 @@ def _writer_found(wholes: list[tuple[str, int]], tables: list[Table], totals: li
         part, column = np.unravel_index(np.nanargmax(np.sign(total or 1.0) * table), table.shape)
         block = "MLP" if part == table.shape[0] - 1 else f"head {part}"
         where = "the embedding" if column == 0 else f"layer {column - 1}'s {block}"
-        share = f"{table[part, column] / total:.0%}" if total else "nothing"
+        share = f"{100 * table[part, column] / total:.0f} %" if total else "nothing"
         what = f"the direction at layer {at}" if of == "direction" else f"the {of}"
         said.append(f"{share} of {what} by {where}")
     return "Who writes most: " + "; ".join(said)
