@@ -35,6 +35,7 @@ from workbench.profiles import extraction_growth as extraction_growth
 from workbench.profiles import gate_by_wrapper as gate_by_wrapper
 from workbench.profiles import gate_map as gate_map
 from workbench.profiles import gate_roc as gate_roc
+from workbench.profiles import gate_scores as gate_scores
 from workbench.profiles import layer_cosines as layer_cosines
 from workbench.profiles import layer_profile as layer_profile
 from workbench.profiles import principal_components as principal_components
@@ -64,5 +65,9 @@ from workbench.vectors import mean_difference as mean_difference
 from workbench.vectors import random_band as random_band
 from workbench.vectors import random_directions as random_directions
 from workbench.vectors import shuffled_labels as shuffled_labels
+from workbench.widgets import LayerPicker as LayerPicker
+from workbench.widgets import PromptLens as PromptLens
+from workbench.widgets import SteeredAnswer as SteeredAnswer
+from workbench.widgets import SteeringDial as SteeringDial
 
 __version__: str

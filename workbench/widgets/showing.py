@@ -1,0 +1,60 @@
+"""What all handles share: how they appear in a notebook, how a picture is drawn anew, how an error is told.
+
+The trap: an exception in a widget's callback goes to a log that nobody reads, and the picture stays as it was. Here it
+takes the place of the text beside the picture.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+
+class Handles(ABC):
+    """Something with handles: `widget` is what a notebook shows, built when it is first asked for."""
+
+    @cached_property
+    def widget(self) -> Any:
+        """The handles and the picture, as an ipywidgets box."""
+        return self._build()
+
+    @abstractmethod
+    def _build(self) -> Any:
+        """The box."""
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        return self.widget._repr_mimebundle_(include=include, exclude=exclude)
+
+
+def live(fig: go.Figure) -> Any:
+    """The same figure as a widget. Data and layout go in together: what is added later may never reach the browser."""
+    return go.FigureWidget(data=fig.data, layout=fig.layout)
+
+
+def redraw(shown: Any, fig: go.Figure) -> None:
+    """Draw `fig` in the place of what is `shown`, in one message where both have the same traces."""
+    alike = [trace.type for trace in shown.data] == [trace.type for trace in fig.data]
+    with shown.batch_update():
+        if alike:
+            for old, new in zip(shown.data, fig.data, strict=True):
+                old.update(new.to_plotly_json(), overwrite=True)
+        shown.layout.update(fig.layout.to_plotly_json(), overwrite=True)
+    if not alike:
+        shown.data = []
+        shown.add_traces(fig.data)
+
+
+def telling(place: Any, act: Callable[[], str]) -> None:
+    """Show the text that `act` returns, or, where it finds bad input, what is wrong with that."""
+    try:
+        place.value = act()
+    except ValueError as error:
+        place.value = f'<p role="alert" style="{_ALERT}">{escape(str(error))}</p>'
+
+
+# Black on a pale ground of its own, since JupyterLab's may be dark.
+_ALERT = "color:#222; background:#FBE9E0; border-left:4px solid #D55E00; padding:6px 10px; margin:4px 0"
+CARD = "color:#222; background:#fff; padding:8px 12px; margin:4px 0; line-height:1.45"
