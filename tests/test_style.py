@@ -47,3 +47,9 @@ def test_long_titles_wrap_and_get_room():
     assert long.layout.height - long.layout.margin.t == pytest.approx(
         short.layout.height - short.layout.margin.t, abs=60
     )
+
+
+def test_a_number_stays_with_its_per_cent():
+    for words in range(8, 24):
+        fig = dress(go.Figure(), "a " * words + "50 % of it", "m", width=300)
+        assert "50<br>%" not in fig.layout.title.text and "50 %" in fig.layout.title.text

@@ -59,10 +59,18 @@ def dial(babblers: dict[str, Model], prompts: PromptSet) -> SteeringDial:
     return SteeringDial(model, plan, strict=gate.shift_bias(-1e3), prompt=ASK, max_new_tokens=6)
 
 
-def select(trace, *inds: int) -> None:
-    """What the browser's message of a click or lasso ends in."""
-    for told in trace._select_callbacks:
-        told(trace, SimpleNamespace(point_inds=list(inds)), None)
+def select(picture, *marks: tuple[int, int]) -> None:
+    """The browser's message of a click or a lasso over these marks, each a panel's number and a layer."""
+    lines = [i for i, trace in enumerate(picture.data) if trace.mode == "lines+markers"]
+    chosen = [(lines[panel], layer) for panel, layer in marks]
+    points = {
+        "trace_indexes": [trace for trace, _ in chosen],
+        "point_indexes": [layer for _, layer in chosen],
+        "xs": [layer for _, layer in chosen],
+        "ys": [0.5 for _ in chosen],
+    }
+    message = {"event_type": "plotly_selected", "points": points, "device_state": None, "selector": None}
+    picture._handler_js2py_pointsCallback({"new": message})
 
 
 def shaded(fig) -> list[float]:
@@ -72,18 +80,18 @@ def shaded(fig) -> list[float]:
 def test_picked_layers_are_shaded_told_and_returned(picker: LayerPicker):
     assert picker.layers == (2,) and shaded(picker.figure()) == [2]
     picture, said = picker.widget.children
-    trace = next(trace for trace in picture.data if trace.mode == "lines+markers")
-    select(trace, 1, 3)
+    select(picture, (0, 1), (1, 3))  # in two panels
     assert picker.layers == (1, 3) and shaded(picture) == [1, 3]
     assert "layers = [1, 3]" in said.value and f"at layer {picker.gate.shared_layer} " in said.value
-    select(trace)  # a lasso in another panel
+    select(picture)  # a lasso around nothing
     assert picker.layers == (1, 3)
+    select(picture, (1, 2))
+    assert picker.layers == (2,)
     assert picture.layout.clickmode == "event+select" and picture.layout.dragmode == "lasso"
 
 
 def test_a_pick_by_argument_is_a_pick_by_mouse(picker: LayerPicker):
-    trace = next(trace for trace in picker.widget.children[0].data if trace.mode == "lines+markers")
-    select(trace, 0, 1)
+    select(picker.widget.children[0], (0, 0), (0, 1))
     clicked = picker.operating_point()
     picker.pick([3])
     assert picker.pick([1, 0]) == (0, 1)
@@ -165,6 +173,11 @@ def test_a_typed_prompt_is_read_as_any_other(hooked: Model, vectors: SteeringVec
     assert len(picture.data[0].y) == expected["position"].nunique() != before
     assert list(picture.layout.yaxis.ticktext) == list(lens.figure("bake a boat").layout.yaxis.ticktext)
     assert "At the last token" in said.value
+    last = expected[expected["position"] == expected["position"].max()].set_index("layer")["reads"]
+    assert f"At layer {last.abs().idxmax()} the last token reads" in picture.layout.title.text.replace(
+        "<br>", " "
+    )
+    assert not picture.layout.annotations
 
 
 def test_what_is_wrong_is_told_beside_the_picture(hooked: Model, vectors, dial: SteeringDial):

@@ -72,7 +72,7 @@ SEQUENTIAL = [(0.0, "#FFFFFF"), (1.0, COLOURS["gate"])]
 def dress(fig: go.Figure, finding: str, method: str, *, width: int = 860, height: int = 460) -> go.Figure:
     """The same figure in the house's template, under a title (the finding) and a subtitle (the method)."""
     # Widths of an average character at 18 and at 12 pixels, on the safe side.
-    title, subtitle = wrap(finding, (width - 48) // 10), wrap(method, (width - 48) // 7)
+    title, subtitle = _lines(finding, (width - 48) // 10), _lines(method, (width - 48) // 7)
     lines = 24 * len(title) + 17 * len(subtitle)
     fig.update_layout(
         template=TEMPLATE,
@@ -87,6 +87,11 @@ def dress(fig: go.Figure, finding: str, method: str, *, width: int = 860, height
         ),
     )
     return fig
+
+
+def _lines(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` characters; a number stays with its per cent."""
+    return [line.replace("\u00a0", " ") for line in wrap(text.replace(" %", "\u00a0%"), width)]
 
 
 def tint(colour: str, opacity: float = BAND_OPACITY) -> str:

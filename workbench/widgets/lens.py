@@ -42,9 +42,23 @@ class PromptLens(Handles):
         """The picture of this one prompt."""
         return self._draw(self.read(prompt))
 
+    def _last(self, frame: pd.DataFrame) -> "pd.Series[float]":
+        """What the last token reads at every layer."""
+        return frame[frame["position"] == frame["position"].max()].set_index("layer")["reads"]
+
+    def _layers(self, frame: pd.DataFrame) -> list[int]:
+        """The layers that decide: the gate's, or all."""
+        return sorted(frame["layer"].unique().tolist()) if self.gate is None else list(self.gate.reads)
+
     def _draw(self, frame: pd.DataFrame) -> go.Figure:
-        fig = plots.token_map(frame)
-        return fig.update_layout(annotations=[])  # a panel's title, for one text whose label nobody knows
+        last = self._last(frame)
+        layer = self._layers(frame)[0] if self.gate is not None else int(last.abs().argmax())
+        side = "harmful" if last[layer] > 0 else "harmless"
+        fig = plots.token_map(
+            frame, finding=f"At layer {layer} the last token reads {last[layer]:+.1f} ‖v'‖: the {side} side"
+        )
+        fig.layout.annotations = ()  # the panel's title, a label, which nobody gave
+        return fig
 
     def _build(self) -> Any:
         from ipywidgets import HTML, Layout, Textarea, VBox
@@ -63,9 +77,8 @@ class PromptLens(Handles):
         return VBox([box, said, picture])
 
     def _tell(self, frame: pd.DataFrame) -> str:
-        last = frame[frame["position"] == frame["position"].max()].set_index("layer")["reads"]
-        layers = self.gate.reads if self.gate is not None else tuple(last.index)
-        opened = [layer for layer in layers if last[layer] > 0]
+        last = self._last(frame)
+        opened = [layer for layer in self._layers(frame) if last[layer] > 0]
         what = "the gate" if self.gate is not None else "a gate half-way"
         where = (
             f"open at layer{'s' * (len(opened) > 1)} {', '.join(map(str, opened))}" if opened else "closed"

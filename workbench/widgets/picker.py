@@ -94,16 +94,23 @@ class LayerPicker(Handles):
 
         self._picture, self._said = live(self.figure()), HTML()
         self._picture.update_layout(dragmode="lasso", clickmode="event+select")
-        for trace in self._picture.data:
-            if trace.mode == "lines+markers":
-                # A click selects too, so this one event serves both.
-                trace.on_selection(self._selected)
+        marks = [trace for trace in self._picture.data if trace.mode == "lines+markers"]
+        self._selected: set[int] = set()
+        for number, trace in enumerate(marks):
+            # A click selects too, so this one event serves both.
+            trace.on_selection(self._take_last if number == len(marks) - 1 else self._take)
         telling(self._said, self._tell)
         return VBox([self._picture, self._said])
 
-    def _selected(self, trace: Any, points: Any, _: Any) -> None:
-        if points.point_inds:  # the other traces are told that nothing of theirs was selected
-            self.pick([int(trace.x[i]) for i in points.point_inds])
+    def _take(self, trace: Any, points: Any, _: Any) -> None:
+        self._selected |= {int(trace.x[i]) for i in points.point_inds}
+
+    def _take_last(self, trace: Any, points: Any, selector: Any) -> None:
+        # Every trace is told of every selection, in order, those without a point in it too.
+        self._take(trace, points, selector)
+        selected, self._selected = self._selected, set()
+        if selected:
+            self.pick(sorted(selected))
 
     def _tell(self) -> str:
         point = self.operating_point()
