@@ -10,10 +10,10 @@ from workbench.insight.attribution import attribution_gap, direction_attribution
 from workbench.insight.lens import lens_logits, opening_tokens, unembedding_of, vector_lens
 from workbench.insight.reading import texts_of
 from workbench.insight.steered import refusal_lead, steered_residuals
-from workbench.insight.tokens import token_map
+from workbench.insight.tokens import jailbreak_twins, token_map
 from workbench.loading import Model, load_model
 from workbench.models import context_length, tokenizer_of, transformers_model
-from workbench.prompts import Prompt, PromptSet
+from workbench.prompts import Prompt, PromptSet, load_contrast
 from workbench.steering import SteeringPlan
 from workbench.vectors import SteeringVectors, mean_difference, random_directions
 
@@ -103,6 +103,17 @@ def test_a_token_map_has_the_text_and_no_padding(model: Model, prompts, vectors)
     assert here["projection"].tolist() == pytest.approx(alone["projection"].tolist(), abs=1e-3)
     said = "".join(here[here["layer"] == 0]["token"])
     assert said.startswith("<s>") and "bake" in said and said.endswith("<assistant>")
+
+
+def test_a_request_and_its_jailbreak_share_their_words():
+    val = load_contrast("small-world").val
+    pairs = jailbreak_twins(val)
+    for plain, jailbreak in pairs:
+        assert (plain.label, jailbreak.label) == ("harmful", "jailbroken")
+        assert plain.text in jailbreak.text and dict(plain.cluster)["verb"] == dict(jailbreak.cluster)["verb"]
+    assert len({plain.text for plain, _ in pairs}) == len(pairs) >= 1
+    with pytest.raises(ValueError, match="comes back word by word in a jailbroken one"):
+        jailbreak_twins(val.labelled("harmful", "harmless"))
 
 
 def test_at_the_first_steered_layer_runs_differ_by_the_shift_alone(model: Model, prompts, vectors):

@@ -25,6 +25,7 @@ from workbench.insight.attribution import refusal_attribution as refusal_attribu
 from workbench.insight.lens import vector_lens as vector_lens
 from workbench.insight.steered import refusal_lead as refusal_lead
 from workbench.insight.steered import steered_residuals as steered_residuals
+from workbench.insight.tokens import jailbreak_twins as jailbreak_twins
 from workbench.insight.tokens import token_map as token_map
 from workbench.loading import load_model as load_model
 from workbench.loading import load_tokenizer as load_tokenizer

@@ -16,6 +16,7 @@ from workbench.gates import ThresholdGate
 from workbench.insight.reading import chosen_layers, read_texts, require_there, texts_of
 from workbench.loading import Model
 from workbench.models import model_name, space_of
+from workbench.prompts import PromptSet
 from workbench.vectors import SteeringVectors
 
 
@@ -62,3 +63,22 @@ def token_map(
         for layer in chosen_layers(model, None)
     ]
     return pd.DataFrame(rows)
+
+
+def jailbreak_twins(prompts: PromptSet) -> list[PromptSet]:
+    """Every harmful prompt whose very words a jailbroken one holds too, with the first that does: sets of two.
+
+    Their token maps show what the wrapper alone changes.
+    """
+    jailbreaks = [prompt for prompt in prompts if prompt.label == "jailbroken"]
+    pairs = []
+    for plain in prompts:
+        twin = next((other for other in jailbreaks if plain.text in other.text), None)
+        if plain.label == "harmful" and twin is not None:
+            pairs.append(PromptSet(f"{prompts.name}: a request and its jailbreak", (plain, twin)))
+    if not pairs:
+        raise ValueError(
+            f"no harmful prompt of {prompts.name!r} comes back word by word in a jailbroken one (it has "
+            f"{len(jailbreaks)}): pass a set that has both, or wrap one yourself"
+        )
+    return pairs
