@@ -1,0 +1,112 @@
+"""Builds the course: every percent `.py` beside this file becomes an executed `.ipynb`, and an HTML page if asked.
+
+    make notebooks           all of them, executed          make notebooks ARGS="01 04"       these two
+    make notebooks HTML=1    and as pages that need no network, figures included
+
+The trap: with plotly's default renderer an exported page holds no figure, and says nothing about it. For pages the
+notebooks run with the renderer that embeds plotly itself.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+HERE = Path(__file__).resolve().parent
+PAGES = HERE / "html"
+EMBEDDED = "plotly_mimetype+notebook"
+DETAILS = re.compile(r"<details>.*?</details>", re.S)
+FENCE = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def sources(wanted: Sequence[str] = ()) -> list[Path]:
+    """The notebooks of the course in order: those whose names begin with one of `wanted`, or all."""
+    every = sorted(HERE.glob("[0-9][0-9]_*.py"))
+    unknown = [start for start in wanted if not any(path.name.startswith(start) for path in every)]
+    if unknown:
+        numbers = ", ".join(path.stem for path in every)
+        raise ValueError(f"got {', '.join(unknown)}, expected beginnings of {numbers}: 04 is enough")
+    return [path for path in every if not wanted or any(path.name.startswith(start) for start in wanted)]
+
+
+def read(source: Path) -> NotebookNode:
+    """The notebook that a percent `.py` is."""
+    notebook = jupytext.read(source)
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return notebook
+
+
+def with_solutions(notebook: NotebookNode) -> NotebookNode:
+    """The same notebook, each folded solution run after its exercise's check, which is then asked again."""
+    solved: list[NotebookNode] = []
+    asked = ""
+    for cell in notebook.cells:
+        solved.append(cell)
+        if cell.cell_type == "code" and "check" in cell.metadata.get("tags", ()):
+            asked = cell.source
+        for folded in DETAILS.findall(cell.source) if cell.cell_type == "markdown" else ():
+            if "<summary>Solution" in folded:
+                (solution,) = FENCE.findall(folded)
+                for source, tag in ((solution, "solution"), (asked, "answer")):
+                    solved.append(nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}))
+    return nbformat.v4.new_notebook(metadata=notebook.metadata, cells=solved)
+
+
+def execute(notebook: NotebookNode, *, embedded: bool = False, timeout: int = 900) -> NotebookNode:
+    """The notebook with its outputs; raises `nbclient.exceptions.CellExecutionError` where a cell fails."""
+    # The kernel takes its surroundings from this process.
+    os.environ["PLOTLY_RENDERER"] = EMBEDDED if embedded else "plotly_mimetype"
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(HERE)}}).execute()
+    return notebook
+
+
+def page(notebook: NotebookNode, title: str) -> str:
+    """An HTML page that shows everything without a network."""
+    from nbconvert import HTMLExporter
+
+    # Each of these is a script from somewhere else, for formulas and diagrams that the course does without.
+    exporter = HTMLExporter(
+        require_js_url="", jquery_url="", mathjax_url="", mermaid_js_url="", widget_renderer_url=""
+    )
+    return str(exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description="Build the course: executed notebooks, and HTML pages if asked."
+    )
+    parser.add_argument("notebooks", nargs="*", help="beginnings of names: 01 04; all without any")
+    parser.add_argument(
+        "--html", action="store_true", help=f"write self-contained pages to {PAGES.name}/ as well"
+    )
+    parser.add_argument(
+        "--blank", action="store_true", help="only where there is no .ipynb yet, and without running"
+    )
+    asked = parser.parse_args(arguments)
+    for source in sources(asked.notebooks):
+        notebook, target, start = read(source), source.with_suffix(".ipynb"), time.monotonic()
+        if asked.blank:
+            if not target.exists():  # what a student has written there stays
+                nbformat.write(notebook, target)
+            continue
+        execute(notebook, embedded=asked.html)
+        if asked.html:
+            PAGES.mkdir(exist_ok=True)
+            (PAGES / f"{source.stem}.html").write_text(page(notebook, source.stem), encoding="utf-8")
+        nbformat.write(notebook, target)
+        sys.stdout.write(f"{source.stem}  {time.monotonic() - start:.0f} s\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

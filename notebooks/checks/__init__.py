@@ -1,0 +1,33 @@
+"""The checks of the course's exercises; a check says what went wrong."""
+
+from checks.by_hand import bias, shift, two_sides, vector
+from checks.choosing import both_models, careful_layers, false_positive_rate, strict_bias
+from checks.feedback import Feedback
+from checks.inside import lens, turn
+from checks.models import leak, own_judge, shared, turned_back
+from checks.reading import auroc, intent_alone
+from checks.steering import cases, diagnosis, placebo, verdict
+
+__all__ = [
+    "Feedback",
+    "auroc",
+    "bias",
+    "both_models",
+    "careful_layers",
+    "cases",
+    "diagnosis",
+    "false_positive_rate",
+    "intent_alone",
+    "leak",
+    "lens",
+    "own_judge",
+    "placebo",
+    "shared",
+    "shift",
+    "strict_bias",
+    "turn",
+    "turned_back",
+    "two_sides",
+    "vector",
+    "verdict",
+]
