@@ -105,16 +105,9 @@ wb.plots.steered_tokens(inside[inside["prompt"] < 2])
 
 # %%
 REFUSAL = ["I cannot help with that.", "Sorry, I will not do this.", "No, I must decline."]
-GOES_ALONG = [
-    "Careful, this could hurt someone.",
-    "Risky, that would harm others.",
-    "Danger, somebody may suffer.",
-]
-GOES_ALONG += [
-    "Beware, this is unfair to others.",
-    "Alas, this is a bad aim.",
-    "Trouble, people will be upset.",
-]
+GOES_ALONG = ["Careful, this could hurt someone.", "Risky, that would harm others."]
+GOES_ALONG += ["Beware, this is unfair to others.", "Danger, somebody may suffer."]
+GOES_ALONG += ["Alas, this is a bad aim.", "Trouble, people will be upset."]
 
 # %%
 lead = wb.refusal_lead(target, attacks, refusal=REFUSAL, compliance=GOES_ALONG, plan=plan, control=control)

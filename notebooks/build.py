@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 PAGES = HERE / "html"
 EMBEDDED = "plotly_mimetype+notebook"
 DETAILS = re.compile(r"<details>.*?</details>", re.S)
+REMOTE = re.compile(r'<script src="https?://[^"]*"></script>')
+"""Plotly asks for MathJax beside every figure; no formula is in any."""
 FENCE = re.compile(r"```python\n(.*?)```", re.S)
 
 
@@ -65,7 +67,9 @@ def execute(notebook: NotebookNode, *, embedded: bool = False, timeout: int = 90
     # The kernel takes its surroundings from this process.
     os.environ["PLOTLY_RENDERER"] = EMBEDDED if embedded else "plotly_mimetype"
     os.environ.setdefault("TQDM_DISABLE", "1")
-    NotebookClient(notebook, timeout=timeout, resources={"metadata": {"path": str(HERE)}}).execute()
+    # A widget's state is megabytes of what the cell makes anew.
+    where = {"metadata": {"path": str(HERE)}}
+    NotebookClient(notebook, timeout=timeout, resources=where, store_widget_state=False).execute()
     return notebook
 
 
@@ -77,7 +81,8 @@ def page(notebook: NotebookNode, title: str) -> str:
     exporter = HTMLExporter(
         require_js_url="", jquery_url="", mathjax_url="", mermaid_js_url="", widget_renderer_url=""
     )
-    return str(exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+    html = str(exporter.from_notebook_node(notebook, {"metadata": {"name": title}})[0])
+    return REMOTE.sub("", html)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -74,7 +74,7 @@ def shift(answer: Answer) -> Feedback:
     draw = torch.Generator().manual_seed(0)
     residual = torch.randn(3, 4, 8, generator=draw)
     theta = torch.nn.functional.normalize(torch.randn(8, generator=draw), dim=0)
-    opened, alpha = torch.tensor([True, False, True]), 2.5
+    opened, alpha = torch.tensor([False, True, True]), 2.5
     given, g = residual.clone(), opened[:, None, None]
     right = residual + alpha * g * theta
     last = torch.zeros(1, 4, 1)
@@ -84,7 +84,7 @@ def shift(answer: Answer) -> Feedback:
         - alpha * g * theta,
         "Rows whose gate is closed are shifted too: multiply by `opened`, row by row.": residual
         + alpha * theta,
-        "All rows follow the decision of row 0: every prompt has its own gate.": residual
+        "Nothing is shifted: do all rows follow the decision of row 0? Every prompt has its own gate.": residual
         + alpha * opened[0] * theta,
         "Only the last position is shifted. Here all positions are.": residual + alpha * g * theta * last,
         "α is missing: the shift has length 1.": residual + g * theta,

@@ -45,7 +45,12 @@ def both_models(answer: Answer) -> Feedback:
             5,
         ),
         "These are the target's layers alone: where does the aligned model stand there?": (1, 3, 4),
-        "These are the aligned model's layers alone: can the target's gate read anything there?": (2, 3, 5),
+        "These are the aligned model's layers alone: can the target's gate read anything there?": (
+            2,
+            3,
+            4,
+            5,
+        ),
         "A layer that just reaches the level counts: ≥, not >.": (3,),
     }
     # The mean of both is above the level at these layers alone as well: a second question tells it from the minimum.
@@ -84,8 +89,8 @@ def careful_layers(answer: Answer) -> Feedback:
 
 def false_positive_rate(answer: Answer) -> Feedback:
     """04: the share of prompts without harm on which the gate is open."""
-    opened = torch.tensor([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 0]).bool()
-    harmful = torch.tensor([1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]).bool()
+    opened = torch.tensor([1, 1, 0, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0]).bool()
+    harmful = torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]).bool()
     alarms = (opened & ~harmful).float()
     mistakes = {
         "That is a share of *all* prompts. False alarms are counted among those that mean no harm.": alarms.mean(),
@@ -105,7 +110,7 @@ def false_positive_rate(answer: Answer) -> Feedback:
 
 def strict_bias(answer: Answer) -> Feedback:
     """04: the bias at which at most a share of the calm prompts opens the gate, and as many as that allows."""
-    calm, rate = torch.randn(40, generator=torch.Generator().manual_seed(0)), 0.05
+    calm, rate = 5 + torch.randn(40, generator=torch.Generator().manual_seed(0)), 0.05
     mine = tensor(ask(answer, calm.clone(), rate), (), "one number")
     if isinstance(mine, Feedback):
         return mine

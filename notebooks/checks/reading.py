@@ -43,7 +43,7 @@ def intent_alone(kinds: Any) -> Feedback:
 
 def auroc(answer: Answer) -> Feedback:
     """02: the chance that one of `yes` lies above one of `no`, ties counting half."""
-    yes, no = torch.tensor([3.0, 1.0, 2.0, -1.0, 4.0]), torch.tensor([0.0, 2.0, -2.0, 1.5])
+    yes, no = torch.tensor([-3.0, 4.5, -0.5, -2.0, 6.5, 2.5]), torch.tensor([-3.0, -2.0, -1.5, 1.0, -2.5])
     above, ties = (yes[:, None] > no).double(), (yes[:, None] == no).double()
     right = (above + ties / 2).mean()
     mistakes = {

@@ -1,0 +1,464 @@
+"""The course: how its notebooks are made, what its checks say to every usual mistake, and that all of it runs."""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+from nbformat import NotebookNode
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from typer.testing import CliRunner
+
+from workbench.cli import app
+from workbench.shipped import shipped_path
+
+ROOT = Path(__file__).parents[1]
+COURSE = ROOT / "notebooks"
+SOURCES = sorted(COURSE.glob("[0-9][0-9]_*.py"))
+BY_HAND = 60
+"""Lines of code that notebook 01 may take for the whole method."""
+
+sys.path.insert(0, str(COURSE))
+build: ModuleType = importlib.import_module("build")
+checks: ModuleType = importlib.import_module("checks")
+
+
+def lines(source: str) -> int:
+    return len([line for line in source.splitlines() if line.strip()])
+
+
+def code(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+@pytest.fixture(scope="module", params=SOURCES, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> NotebookNode:
+    """Each notebook of the course in turn, unexecuted."""
+    return build.read(request.param)
+
+
+def test_the_course_is_whole() -> None:
+    assert [path.name[:2] for path in SOURCES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08"]
+    index = (COURSE / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in SOURCES if path.name not in index] == []
+
+
+def test_no_executed_notebook_is_in_git() -> None:
+    tracked = subprocess.run(
+        ["git", "ls-files", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert [name for name in tracked.stdout.split() if name.endswith((".ipynb", ".html"))] == []
+    assert "notebooks/*.ipynb" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_first_cell_says_what_it_is_about(notebook: NotebookNode) -> None:
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    for said in ("**The question.**", "**You will know**", "**Minutes**", "**Hardware**"):
+        assert said in first.source, said
+
+
+def test_cells_are_short_and_there_is_one_of_parameters(notebook: NotebookNode) -> None:
+    long = [cell.source for cell in code(notebook) if lines(cell.source) > 10]
+    assert long == []
+    assert sum("parameters" in tags(cell) for cell in code(notebook)) == 1
+
+
+def test_the_last_cell_asserts_what_the_text_says(notebook: NotebookNode) -> None:
+    start = next(i for i, cell in enumerate(notebook.cells) if "## What this notebook claims" in cell.source)
+    claims = notebook.cells[start + 1 :]
+    assert {cell.cell_type for cell in claims} == {"code"}
+    assert sum(cell.source.count("assert ") for cell in claims) >= 3
+    assert "assert " in claims[-1].source
+
+
+def test_exercises_have_dots_a_stub_a_check_a_hint_and_a_solution(notebook: NotebookNode) -> None:
+    stubs = [i for i, cell in enumerate(notebook.cells) if "exercise" in tags(cell)]
+    assert stubs
+    for i in stubs:
+        task, stub, check, folded = notebook.cells[i - 1 : i + 3]
+        while task.cell_type == "code":  # what the exercise is about, computed
+            i -= 1
+            task = notebook.cells[i - 1]
+        assert re.search(r"### .*(●○○|●●○|●●●)", task.source), task.source
+        assert "..." in stub.source
+        assert tags(check) == ["check"]
+        assert "<summary>Hint" in folded.source
+        assert len(build.FENCE.findall(folded.source)) == 1
+        assert "<summary>Solution" in folded.source
+
+
+def test_nothing_in_it_belongs_to_one_machine(notebook: NotebookNode) -> None:
+    for cell in notebook.cells:
+        assert not re.search(r"/(home|root|tmp|work|Users)/", cell.source), cell.source
+
+
+def test_by_hand_means_few_lines() -> None:
+    """All of the method in notebook 01, from the tokens to the replies, and without the library."""
+    cells = build.read(COURSE / "01_by_hand.py").cells
+    end = next(i for i, cell in enumerate(cells) if "## The same with the library" in cell.source)
+    by_hand = [cell.source for cell in cells[:end] if cell.cell_type == "code" and not tags(cell)]
+    assert sum(map(lines, by_hand)) <= BY_HAND + 10  # imports, models and the display of what was found
+    method = "\n".join(source for source in by_hand if "wb.load" not in source)
+    assert "wb." not in method.replace("import workbench as wb", "")
+
+
+# What students write, and what they are told.
+
+
+def gap(values: Tensor, harmful: Tensor) -> Tensor:
+    return values[harmful].mean(0) - values[~harmful].mean(0)
+
+
+def unit(values: Tensor) -> Tensor:
+    return values / values.norm(dim=-1, keepdim=True)
+
+
+def procrustes(a: Tensor, b: Tensor) -> Tensor:
+    u, _, vh = torch.linalg.svd(a.T @ b)
+    return u @ vh
+
+
+def after_last(lead: list[float], never: Any = "never") -> Any:
+    turn = max((i for i, x in enumerate(lead) if x <= 0), default=-1) + 1
+    return turn if turn < len(lead) else never
+
+
+def own_judge(text: str, finished: bool) -> str:
+    if not finished:
+        return "broken"
+    return "complied" if "step 1" in text or not ("i can't" in text or "i won't" in text) else "refused"
+
+
+VALUES = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 1
+HARMFUL = torch.arange(40) % 2 == 0
+S = unit(gap(VALUES, HARMFUL))
+
+MISTAKES: dict[str, list[tuple[Any, str]]] = {
+    "vector": [
+        (lambda v, h: unit(gap(v, h)), "Right"),
+        (lambda v, h: -unit(gap(v, h)), "Your difference is harmless − harmful: the sign is flipped"),
+        (gap, "divides it by its length"),
+        (lambda v, h: -gap(v, h), "its length is still in it"),
+        (lambda v, h: v.mean(0), "mean of all prompts"),
+        (lambda v, h: unit(v[h].mean(0)), "subtract the harmless mean"),
+        (lambda v, h: gap(v, h) / gap(v, h).abs().sum(), "Euclidean"),
+        (lambda v, h: gap(v, h).norm(), r"The shape is \[\], expected \[6\]"),
+        (lambda v, h: unit(gap(v, h)) + 0.5, "differ by up to 0.5"),
+        (lambda v, h: 1 / 0, "stopped with ZeroDivisionError"),
+        (lambda v, h: None, "does it end with `return`"),
+        (lambda v, h: "a vector", "gave a str, expected a tensor"),
+        (lambda v, h: ..., "Yours to write"),
+    ],
+    "bias": [
+        (lambda v, s: -(v @ s).mean(), "Right"),
+        (lambda v, s: (v @ s).mean(), "takes a minus"),
+        (lambda v, s: -(v @ s)[HARMFUL].mean(), "close on about half"),
+        (lambda v, s: -(v @ s)[~HARMFUL].mean(), "open on about half"),
+        (lambda v, s: -(v @ s).sum(), "The mean is meant"),
+        (lambda v, s: gap((v @ s)[:, None], HARMFUL)[0] / 2, "half the distance"),
+    ],
+    "shift": [
+        (lambda r, g, a, t: r + a * g[:, None, None] * t, "Right"),
+        (lambda r, g, a, t: r - a * g[:, None, None] * t, "the sign is flipped"),
+        (lambda r, g, a, t: r + a * t, "Rows whose gate is closed are shifted too"),
+        (lambda r, g, a, t: r + a * g[0] * t, "decision of row 0"),
+        (lambda r, g, a, t: r + g[:, None, None] * t, "α is missing"),
+        (lambda r, g, a, t: a * g[:, None, None] * t.expand(3, 4, 8), "the residual is missing"),
+        (lambda r, g, a, t: r + a * ~g[:, None, None] * t, "turned round"),
+        (lambda r, g, a, t: r.add_(a * g[:, None, None] * t), "the batch you were given is changed"),
+    ],
+    "auroc": [
+        (lambda y, n: ((y[:, None] > n).double() + (y[:, None] == n).double() / 2).mean(), "Right"),
+        (lambda y, n: ((y[:, None] < n).double() + (y[:, None] == n).double() / 2).mean(), "other way round"),
+        (lambda y, n: (y[:, None] > n).double().mean(), "A tie is half a win"),
+        (lambda y, n: (y[:, None] >= n).double().mean(), "A tie is half a win"),
+        (lambda y, n: torch.cat([y > 0, n <= 0]).double().mean(), "accuracy at the threshold 0"),
+        (lambda y, n: y.mean() - n.mean(), "difference of the means"),
+        (lambda y, n: (y > n.mean()).double().mean(), "the mean of `no` only"),
+    ],
+    "both_models": [
+        (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if min(both) >= at], "Right"),
+        (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if max(both) >= at], "wants \\*both\\*"),
+        (lambda a, b, at: [i for i, x in enumerate(a) if x >= at], "the target's layers alone"),
+        (lambda a, b, at: [i for i, x in enumerate(b) if x >= at], "the aligned model's layers alone"),
+        (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if min(both) > at], "≥, not >"),
+        (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if sum(both) / 2 >= at], "You average"),
+        (lambda a, b, at: 3, "expected a list of layer numbers"),
+        (lambda a, b, at: [0], r"Got layers \[0\], expected \[3, 4\]"),
+    ],
+    "careful_layers": [
+        (lambda frame, at: frame.loc[frame["auroc_low"] > at, "layer"].tolist(), "Right"),
+        (lambda frame, at: frame.loc[frame["auroc"] > at, "layer"].tolist(), "estimate"),
+        (lambda frame, at: frame.loc[frame["auroc_high"] > at, "layer"].tolist(), "upper end"),
+        (lambda frame, at: frame.loc[frame["auroc_low"] <= at, "layer"].tolist(), "leave out"),
+    ],
+    "false_positive_rate": [
+        (lambda o, h: o[~h].float().mean(), "Right"),
+        (lambda o, h: (o & ~h).float().mean(), "share of \\*all\\* prompts"),
+        (lambda o, h: (o & ~h).float().sum() / o.sum(), "openings that were wrong"),
+        (lambda o, h: o[h].float().mean(), "true-positive"),
+        (lambda o, h: (~o[h]).float().mean(), "attacks that are missed"),
+        (lambda o, h: (~o[~h]).float().mean(), "1 minus the rate"),
+        (lambda o, h: (o & ~h).sum(), "how many there are"),
+    ],
+    "strict_bias": [
+        (lambda calm, rate: -calm.sort(descending=True).values[int(rate * len(calm))], "Right"),
+        (lambda calm, rate: calm.sort(descending=True).values[int(rate * len(calm))], "\\*minus\\* the threshold"),
+        (lambda calm, rate: -calm.sort().values[int(rate * len(calm))], "at the low end"),
+        (lambda calm, rate: -calm.mean(), "the paper's rule"),
+        (lambda calm, rate: -calm.max(), "stricter than asked"),
+        (lambda calm, rate: -calm.sort(descending=True).values[5], "the rate allows 2"),
+    ],
+    "verdict": [
+        (lambda t: "complied" if "First," in t else "refused" if "cannot" in t or "Sorry" in t else "other", "Right"),
+        (lambda t: "refused" if "no" in t or "Sorry" in t else "complied" if "First" in t else "other", "says no and"),
+        (lambda t: "complied" if "First," in t else "refused" if t[:5] in ("I can", "Sorry") else "other", "anywhere"),
+        (lambda t: "complied" if "First," in t else "refused", "neither a plan nor a refusal"),
+    ],
+    "placebo": [
+        (lambda v, n: unit(n) * v.norm(dim=-1, keepdim=True), "Right"),
+        (lambda v, n: n, "√d_model"),
+        (lambda v, n: unit(n), "length 1 at every layer"),
+        (lambda v, n: n * v.norm(dim=-1, keepdim=True), "divide by it first"),
+        (lambda v, n: n / n.norm() * v.norm(), "One length for the whole matrix"),
+        (lambda v, n: v, "what is random"),
+        (lambda v, n: v + n, "You add noise"),
+    ],
+    "shared": [
+        (lambda a, b: cosine_similarity(a, b, dim=-1) > 1.96 / a.shape[-1] ** 0.5, "Right"),
+        (lambda a, b: (a * b).sum(-1) > 1.96 / a.shape[-1] ** 0.5, "still have their lengths"),
+        (lambda a, b: cosine_similarity(a, b, dim=-1).abs() > 1.96 / a.shape[-1] ** 0.5, "opposed"),
+        (lambda a, b: cosine_similarity(a, b, dim=-1) > 1 / a.shape[-1] ** 0.5, "too low"),
+        (lambda a, b: cosine_similarity(a, b, dim=-1) <= 1.96 / a.shape[-1] ** 0.5, "not\\* alike"),
+    ],
+    "turned_back": [
+        (lambda a, b: procrustes(a - a.mean(0), b - b.mean(0)), "Right"),
+        (lambda a, b: procrustes(a - a.mean(0), b - b.mean(0)).T, "the way back"),
+        (lambda a, b: torch.linalg.lstsq(a - a.mean(0), 2 * (b - b.mean(0))).solution, "stretches"),
+        (procrustes, "both means subtracted"),
+    ],
+    "lens": [
+        (lambda d, w, u, top: ((d * w) @ u).topk(top).indices, "Right"),
+        (lambda d, w, u, top: (d @ u).topk(top).indices, "weight is missing"),
+        (lambda d, w, u, top: ((d * w) @ u).topk(top, largest=False).indices, "suppresses"),
+        (lambda d, w, u, top: ((d * w) @ u).topk(top).values, "The ids are asked for"),
+        (lambda d, w, u, top: ((d * w) @ u).abs().topk(top).indices, "whatever the sign"),
+        (lambda d, w, u, top: ((d * w) @ u).topk(top).indices.flip(0), "wrong order"),
+    ],
+    "turn": [
+        (after_last, "Right"),
+        (lambda lead: next(i for i, x in enumerate(lead) if x > 0), "falls behind again"),
+        (lambda lead: lead.index(max(lead)), "where the lead is largest"),
+        (lambda lead: min(after_last(lead, never=len(lead)), len(lead)), "does not lead in the end"),
+        (lambda lead: after_last([x + 1e-9 for x in lead]), "At exactly 0 nobody leads"),
+    ],
+    "own_judge": [
+        (lambda t, done: own_judge(t.lower(), done), "Right"),
+        (own_judge, "any case of letters"),
+        (lambda t, done: own_judge(t.lower(), True), "did not end by itself"),
+        (lambda t, done: "refused" if done and "can't" in t.lower() else own_judge(t.lower(), done), "and then"),
+        (lambda t, done: "broken" if not done else "refused", "Nothing is refused|it refuses, and then"),
+    ],
+}  # fmt: skip
+
+
+GIVEN: dict[str, tuple[Any, ...]] = {"vector": (VALUES, HARMFUL), "bias": (VALUES, S, HARMFUL)}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [(name, *case) for name, cases in MISTAKES.items() for case in cases],
+    ids=[f"{name}-{said[:24]}" for name, cases in MISTAKES.items() for _, said in cases],
+)
+def test_a_check_names_the_mistake(name: str, answer: Any, said: str) -> None:
+    feedback = getattr(checks, name)(answer, *GIVEN.get(name, ()))
+    assert re.search(said, feedback.text, re.I), feedback
+    assert feedback.right is {"Right": True, "Yours to write": None}.get(said, False)
+    assert repr(feedback).startswith({True: "✓", None: "·", False: "✗"}[feedback.right])
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (("harmful", "contrast"), "Right"),
+        (("harmful", "harmless"), "differ in their words too"),
+        (("harmful", "jailbroken"), "share their intent"),
+        (("jailbroken", "contrast"), "the wrapper"),
+        (("contrast", "harmless"), "Neither of these means harm"),
+        (("harmful", "domain"), "differ in their words as well"),
+        (("harmful", "harmful"), "one kind twice"),
+        (("harmful", "hurtful"), "no kind 'hurtful'"),
+        ((..., ...), "Yours to write"),
+    ],
+)
+def test_the_pair_that_tells_intent(kinds: tuple[Any, Any], said: str) -> None:
+    assert said in checks.intent_alone(kinds).text
+
+
+@pytest.mark.parametrize(
+    ("texts", "opened", "said"),
+    [
+        (("steal", "bake"), (True, False), "Right"),
+        (("bake", "steal"), (False, True), "The other way round"),
+        (("steal", "rob"), (True, True), "It opens on both"),
+        (("bake", "cook"), (False, False), "It stays closed on both"),
+        (("bake", "bake"), (False, False), "the same request twice"),
+        ((3, "bake"), (False, False), "expected a text"),
+        ((..., ...), (False, False), "Yours to write"),
+    ],
+)
+def test_a_request_on_each_side(texts: tuple[Any, Any], opened: tuple[bool, bool], said: str) -> None:
+    feedback = checks.two_sides(*texts, lambda prompts: torch.tensor([[one] * 3 for one in opened]))
+    assert said in feedback.text
+
+
+TRAIN = ["steal a phone", "forge a passport", "bake bread", "plant roses"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        (TRAIN, ["hack a server", "repair a chair"], "Right"),
+        (TRAIN, ["hack a server", "bake bread"], "still in both"),
+        (TRAIN, ["hack a server", " Bake  bread"], "still in both"),
+        (TRAIN, ["hack a server"], "expected two"),
+        (TRAIN, ["rob a house", "repair a chair"], "no leak is gone"),
+        (TRAIN[:3], ["hack a server", "bake bread"], "makes another vector"),
+        (TRAIN, "repair a chair", "expected a list"),
+        (TRAIN, ..., "Yours to write"),
+    ],
+)
+def test_a_leak(train: list[str], val: Any, said: str) -> None:
+    assert said in checks.leak(train, val).text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "Right"),
+        (
+            {"A": "wrong sign"},
+            "A is not 'wrong sign', where it would have moved the residual along θ, backwards",
+        ),
+        ({"B": "placebo"}, "B is not 'placebo'"),
+        ({"D": "bad luck"}, "expected one of placebo"),
+        ({"C": ...}, "Yours to write"),
+    ],
+)
+def test_a_diagnosis(changed: dict[str, Any], said: str) -> None:
+    right = {"A": "placebo", "B": "wrong sign", "C": "overshoot", "D": "wrong layer"}
+    table = pd.DataFrame(1.0, index=list(right), columns=["first", "moved", "along"])
+    assert said in checks.diagnosis(right | changed, table).text
+
+
+def test_a_diagnosis_of_fewer_runs() -> None:
+    assert "B, C, D have no diagnosis" in checks.diagnosis({"A": "placebo"}, pd.DataFrame()).text
+
+
+# How they are built and opened.
+
+
+def test_the_builder_knows_its_notebooks() -> None:
+    assert [path.name[:2] for path in build.sources(["04", "01"])] == ["01", "04"]
+    with pytest.raises(ValueError, match="got 99, expected beginnings of 00_tour, .*: 04 is enough"):
+        build.sources(["99"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A course of one small notebook, with a figure and an exercise."""
+    (tmp_path / "00_small.py").write_text(
+        '# %%\nimport plotly.graph_objects as go\n\nmine = ...\n\n# %% tags=["check"]\nprint(mine)\n\n# %% [markdown]\n'
+        "# <details><summary>Solution</summary>\n#\n# ```python\n# mine = 3\n# ```\n#\n# </details>\n\n"
+        "# %%\ngo.Figure(go.Scatter(y=[1, 2]))\n"
+    )
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(build, "PAGES", tmp_path / "html")
+    return tmp_path
+
+
+def test_a_page_needs_no_network(folder: Path) -> None:
+    build.main(["--html"])
+    page = (folder / "html" / "00_small.html").read_text(encoding="utf-8")
+    assert len(page) > 3_000_000, "plotly itself is in it"
+    assert "Plotly.newPlot" in page
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)\s*=\s*[\"']?(https?:)?//", page)
+    outputs = code(nbformat.read(folder / "00_small.ipynb", as_version=4))[-1].outputs
+    assert "application/vnd.plotly.v1+json" in outputs[-1].data
+
+
+def test_solutions_are_run_after_their_check(folder: Path) -> None:
+    cells = code(build.with_solutions(build.read(folder / "00_small.py")))
+    assert [cell.source for cell in cells[1:4]] == ["print(mine)", "mine = 3\n", "print(mine)"]
+    assert [tags(cell) for cell in cells[1:4]] == [["check"], ["solution"], ["answer"]]
+
+
+def test_what_a_student_wrote_stays(folder: Path) -> None:
+    (folder / "00_small.ipynb").write_text("mine")
+    build.main(["--blank"])
+    assert (folder / "00_small.ipynb").read_text() == "mine"
+    (folder / "00_small.ipynb").unlink()
+    build.main(["--blank"])
+    assert all(not cell.outputs for cell in code(nbformat.read(folder / "00_small.ipynb", as_version=4)))
+
+
+# The course itself, run from top to bottom.
+
+
+@pytest.fixture(scope="module")
+def executed(notebook: NotebookNode) -> NotebookNode:
+    """A notebook run as a student runs it who opens every solution: stubs first, then what is folded."""
+    return build.execute(build.with_solutions(notebook))
+
+
+def shown(cells: list[NotebookNode], tag: str) -> Iterator[str]:
+    for cell in cells:
+        if tag in tags(cell):
+            yield cell.outputs[0].data["text/plain"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shipped_path("organisms").is_dir(), reason="no embedded models in data/organisms yet")
+def test_it_runs_and_its_claims_hold(executed: NotebookNode) -> None:
+    asked, answered = list(shown(code(executed), "check")), list(shown(code(executed), "answer"))
+    assert len(asked) == len(answered) >= 1
+    assert [text for text in asked if not text.startswith("·")] == []
+    assert [text for text in answered if not text.startswith("✓")] == []
+    assert "widgets" not in executed.metadata
+
+
+def test_lab_opens_the_course(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[list[str]] = []
+    monkeypatch.setattr("subprocess.run", lambda command, **_: ran.append([str(part) for part in command]))
+    found = CliRunner().invoke(app, ["lab", "--port", "8899"])
+    assert found.exit_code == 0, found.output
+    assert ran[0][1:] == [str(COURSE / "build.py"), "--blank"]
+    assert ran[1][1:3] == ["-m", "jupyterlab"]
+    assert "--port=8899" in ran[1]
+    assert ran[1][-1].endswith("00_tour.ipynb")
+
+
+def test_lab_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jupyterlab" else object())
+    found = CliRunner().invoke(app, ["lab"])
+    assert found.exit_code == 2
+    assert "JupyterLab is not installed here: pip install jupyterlab jupytext" in found.output
+    monkeypatch.undo()
+    monkeypatch.setattr("workbench.cli.__file__", str(tmp_path / "workbench" / "cli.py"))
+    found = CliRunner().invoke(app, ["lab"])
+    assert found.exit_code == 2
+    assert "the notebooks are in the clone, not in the installed package" in found.output
