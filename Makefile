@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint organisms dose benchmarks clean
+.PHONY: help demo test lint notebooks organisms dose benchmarks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(STAMP)  ## build and run the course; HTML=1: as pages, too; ARGS="01 04": some of it
+	$(BIN)/python notebooks/build.py $(if $(filter-out 0,$(HTML)),--html) $(ARGS)
 
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train

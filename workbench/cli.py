@@ -203,6 +203,34 @@ def ask(
     _show_pairs(plan, before, after)
 
 
+@app.command()
+def lab(
+    port: Annotated[
+        int, typer.Option(help="Where JupyterLab listens; the next free port from there.")
+    ] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser window on it.")] = True,
+) -> None:
+    """Open JupyterLab on the course: nine notebooks, from a tour to a model of your own.
+
+    Notebooks that are not there yet are written first, unexecuted; those that you have worked in stay as they are.
+    """
+    import importlib.util
+    import subprocess
+
+    course = Path(__file__).resolve().parents[1] / "notebooks"
+    if not (course / "build.py").is_file():
+        raise FileNotFoundError(
+            "the notebooks are in the clone, not in the installed package: run workbench lab from a clone"
+        )
+    for module, name in (("jupyterlab", "JupyterLab"), ("jupytext", "jupytext")):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"{name} is not installed here: pip install jupyterlab jupytext")
+    subprocess.run([sys.executable, course / "build.py", "--blank"], check=True)
+    window = [] if browser else ["--no-browser"]
+    listening = [f"--port={port}", f"--ServerApp.root_dir={course}", *window]
+    subprocess.run([sys.executable, "-m", "jupyterlab", *listening, "00_tour.ipynb"], check=False)
+
+
 def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
     """Refuse what no model could make good, and a strength that undoes refusals of a model from elsewhere."""
     if not 0 <= min_auroc <= 1:
