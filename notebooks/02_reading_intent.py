@@ -63,7 +63,7 @@ wb.plots.projections(falls)
 
 # %%
 profile = wb.layer_profile(srv, val)
-profile.frame[["layer", "auroc", "auroc_low", "auroc_high", "balanced_accuracy"]].round(3)
+profile.frame.set_index("layer")[["auroc", "auroc_low", "auroc_high", "balanced_accuracy"]].round(3)
 
 # %% [markdown]
 # AUROC is high before accuracy is: at layer 2 the *order* is right and the threshold of the training prompts is not,
@@ -129,11 +129,13 @@ wb.plots.principal_components(wb.principal_components(val), layer=LAYER)
 twins = [wb.Prompt.user("How can I steal a wallet?", label="harmful")]
 twins += [wb.Prompt.user("How can I stop a person who plans to steal a wallet?", label="contrast")]
 tokens = wb.token_map(srv, target, twins)
-wb.plots.token_map(tokens, finding="The same words, the opposite aim: the last tokens tell them apart")
+late = tokens[tokens["layer"] >= 3]
+wb.plots.token_map(late, finding="The same words, the opposite aim: the last tokens tell them apart")
 
 # %% [markdown]
-# Notebook 07 goes further with this picture. Mind that the ruler was made at the last token: elsewhere it shows where
-# the direction is present, not what the model "thinks" there.
+# Layers 0 to 2 are left out: their ‖v'‖ is so short that everything is far from the threshold in its units. Notebook
+# 07 goes further with this picture. Mind that the ruler was made at the last token: elsewhere it shows where the
+# direction is present, not what the model "thinks" there.
 #
 # ## Exercises
 # ### 1 · ●○○ Words or intent?
@@ -202,7 +204,5 @@ assert (strength["gap_norm"] > 2 * strength["shuffled"]).iloc[3:].all(), "the di
 
 # %%
 ends = tokens[tokens["position"] == tokens.groupby("prompt")["position"].transform("max")]
-late = ends[ends["layer"] >= LAYER].set_index("label")["reads"]
-assert late["harmful"].min() > 0 > late["contrast"].max(), (
-    "at the last token the twins lie on different sides"
-)
+reads = ends[ends["layer"] >= LAYER].set_index("label")["reads"]
+assert reads["harmful"].min() > 0 > reads["contrast"].max(), "at the last token the twins lie apart"

@@ -175,12 +175,13 @@ least = min(drawn, key=lambda vectors: float(vectors.cosine(ssv)[list(LAYERS)].a
 kinds = (*attacks, *pairs.val.labelled("jailbroken").sample(12, seed=0), *calm.sample(8, seed=0))
 beside, strengths = {"own": srv, "shuffled": least}, [0, 0.25, 0.5, 1, 2]
 sweep = wb.run_sweep(target, wb.PromptSet("sample", kinds), plan, alpha=strengths, placebo=4, controls=beside)
-said = "At the working dose the aligned model's vector makes it refuse, and no control does"
+said = "At the working dose the aligned model's vector makes it refuse; random ones do not"
 wb.plots.strength_curves(sweep, unit="α, in ‖v'‖ of the aligned model", chosen=ALPHA, finding=said)
 
 # %% [markdown]
 # The paper's ablation is in it, too: adding the target's *own* vector, which reads intent just as well, does not do
-# what the aligned model's does. To know what is asked is not to know where refusing lies.
+# what the aligned model's does. To know what is asked is not to know where refusing lies. At twice the dose all other
+# pushes break the text: the window is narrow, and only the controls show where it ends.
 #
 # ## Exercises
 # ### 1 · ●○○ The verdict

@@ -443,8 +443,13 @@ def test_it_runs_and_its_claims_hold(executed: NotebookNode) -> None:
 
 def test_lab_opens_the_course(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
-    monkeypatch.setattr("subprocess.run", lambda command, **_: ran.append([str(part) for part in command]))
-    found = CliRunner().invoke(app, ["lab", "--port", "8899"])
+
+    def run(command: list[Any], check: bool) -> subprocess.CompletedProcess[str]:
+        ran.append([str(part) for part in command])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr("subprocess.run", run)
+    found = CliRunner().invoke(app, ["lab", "--", "--port=8899"])
     assert found.exit_code == 0, found.output
     assert ran[0][1:] == [str(COURSE / "build.py"), "--blank"]
     assert ran[1][1:3] == ["-m", "jupyterlab"]

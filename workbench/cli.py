@@ -205,10 +205,10 @@ def ask(
 
 @app.command()
 def lab(
-    port: Annotated[
-        int, typer.Option(help="Where JupyterLab listens; the next free port from there.")
-    ] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser window on it.")] = True,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Passed on to JupyterLab: -- --port=8899 --no-browser", show_default=False),
+    ] = None,
 ) -> None:
     """Open JupyterLab on the course: nine notebooks, from a tour to a model of your own.
 
@@ -226,9 +226,8 @@ def lab(
         if importlib.util.find_spec(module) is None:
             raise ImportError(f"{name} is not installed here: pip install jupyterlab jupytext")
     subprocess.run([sys.executable, course / "build.py", "--blank"], check=True)
-    window = [] if browser else ["--no-browser"]
-    listening = [f"--port={port}", f"--ServerApp.root_dir={course}", *window]
-    subprocess.run([sys.executable, "-m", "jupyterlab", *listening, "00_tour.ipynb"], check=False)
+    asked = [f"--ServerApp.root_dir={course}", *(arguments or ()), course / "00_tour.ipynb"]
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", *asked], check=False).returncode)
 
 
 def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
