@@ -264,3 +264,23 @@ def test_titles_are_findings_from_the_frame():
 def test_messages(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_early_layers_that_scatter_widely_leave_later_rows_their_own_axis():
+    wide = pd.concat(
+        [
+            PROJECTIONS.assign(layer=layer, projection=PROJECTIONS["projection"] * scale)
+            for layer, scale in enumerate((9, 1, 1, 1, 1))
+        ],
+        ignore_index=True,
+    )
+    axes = list(plots.projections(wide).select_xaxes())
+    first, second = axes[0].range, axes[4].range
+    assert not any(axis.matches for axis in axes)
+    assert all(
+        low <= value <= high
+        for value, (low, high) in zip(
+            (wide["projection"].min(), wide["projection"].max()), (first, first), strict=True
+        )
+    )
+    assert second[1] - second[0] < (first[1] - first[0]) / 5

@@ -14,7 +14,12 @@ LABELS = ("harmful", "jailbroken", "harmless", "contrast", "domain")
 
 
 def panels(
-    rows: int, cols: int, titles: Sequence[str], row_heights: Sequence[float] | None = None
+    rows: int,
+    cols: int,
+    titles: Sequence[str],
+    row_heights: Sequence[float] | None = None,
+    *,
+    vertical_spacing: float = 0.08,
 ) -> go.Figure:
     fig = make_subplots(
         rows,
@@ -23,7 +28,7 @@ def panels(
         shared_xaxes=True,
         subplot_titles=list(titles),
         horizontal_spacing=0.03,
-        vertical_spacing=0.08,
+        vertical_spacing=vertical_spacing,
         row_heights=list(row_heights) if row_heights else None,
     )
     fig.update_annotations(font=dict(size=13, color=INK), yshift=4)

@@ -76,25 +76,32 @@ def layer_profile(
     )
 
 
+PER_ROW = 4
+
+
 def projections(
     frame: pd.DataFrame, *, chosen: Sequence[int] = (), finding: str = "", method: str = ""
 ) -> go.Figure:
     """Projections by layer: a small multiple per layer, a row of points per label, in units of ‖v'_l‖.
 
-    `frame` has label, layer and projection (`profiles.projections`). The zero line is half-way between the class
-    means of the extraction prompts.
+    Four layers share a row and its axis: early layers scatter widely, and late ones would be a line on theirs. `frame`
+    has label, layer and projection (`profiles.projections`). The zero line is half-way between the class means of the
+    extraction prompts.
     """
     require_columns(frame, "projections", "label", "layer", "projection")
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     require_sides(frame, "projections")
     layers, told = shown_layers(frame["layer"])
     labels = [label for label in reversed(LABELS) if label in set(frame["label"])]
-    fig = panels(1, len(layers), [f"layer {layer}" + (" •" if layer in chosen else "") for layer in layers])
+    titles = [f"layer {layer}" + (" •" if layer in chosen else "") for layer in layers]
+    rows, cols = -(-len(layers) // PER_ROW), min(len(layers), PER_ROW)
+    fig = panels(rows, cols, titles, vertical_spacing=0.16 if rows > 1 else 0.08).update_xaxes(
+        showticklabels=True, matches=None
+    )
     rng = np.random.default_rng(0)
     gated = "threshold" in frame
-    ends = frame[["projection", "threshold"]] if gated else frame[["projection"]]
-    low, high = ends.min().min(), ends.max().max()
-    for col, layer in enumerate(layers, start=1):
+    for number, layer in enumerate(layers):
+        row, col = number // PER_ROW + 1, number % PER_ROW + 1
         for height, label in enumerate(labels):
             values = frame.loc[(frame["layer"] == layer) & (frame["label"] == label), "projection"]
             jitter = height + rng.uniform(-0.28, 0.28, len(values))
@@ -104,7 +111,7 @@ def projections(
                 mode="markers",
                 hoverinfo="x",
                 marker=dict(color=COLOURS[label], size=4, opacity=0.45),
-                row=1,
+                row=row,
                 col=col,
             )
             fig.add_scatter(
@@ -112,21 +119,25 @@ def projections(
                 y=[height - 0.36, height + 0.36],
                 mode="lines",
                 line=dict(color=COLOURS[label], width=3),
-                row=1,
+                row=row,
                 col=col,
             )
-        fig.add_vline(x=0, line=dict(color=QUIET, width=1, dash="dot"), row=1, col=col)
+        fig.add_vline(x=0, line=dict(color=QUIET, width=1, dash="dot"), row=row, col=col)
         if gated:
             at = frame[frame["layer"] == layer].iloc[0]
             dash = "solid" if bool(at.get("decides", True)) else "dash"
             line = dict(color=COLOURS["gate"], width=2, dash=dash)
-            fig.add_vline(x=float(at["threshold"]), line=line, row=1, col=col)
-    fig.update_xaxes(range=[low - 0.2, high + 0.2], nticks=4)
+            fig.add_vline(x=float(at["threshold"]), line=line, row=row, col=col)
+    for row in range(rows):
+        part = frame[frame["layer"].isin(layers[row * PER_ROW : (row + 1) * PER_ROW])]
+        ends = part[["projection", "threshold"]] if gated else part[["projection"]]
+        low, high = ends.min().min(), ends.max().max()
+        room = 0.05 * (high - low)
+        fig.update_xaxes(range=[low - room, high + room], nticks=5, row=row + 1)
     fig.update_yaxes(range=[-0.6, len(labels) - 0.4], showgrid=False, tickvals=[])
     fig.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=[f'<span style="color:{COLOURS[label]}">{label}</span>' for label in labels],
-        row=1,
         col=1,
     )
     method = (
@@ -139,7 +150,7 @@ def projections(
         )
     if chosen:
         method += "; • steered layer"
-    return dress(fig, finding or _falls(frame), method + told, width=980, height=330)
+    return dress(fig, finding or _falls(frame), method + told, width=980, height=120 + 210 * rows)
 
 
 def _falls(frame: pd.DataFrame) -> str:
