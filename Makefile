@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL=1: every test prompt, into figures
 	$(BIN)/workbench demo $(if $(filter-out 0,$(FULL)),--full)
 
-test: $(STAMP)  ## all tests; ARGS="-m 'not slow'" or ARGS=tests/test_gates.py runs some
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## the tests; SLOW=1: the long ones, too (wheel, snippet, course); ARGS=tests/test_gates.py: some
+	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 	$(BIN)/ruff check .
