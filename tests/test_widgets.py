@@ -90,6 +90,26 @@ def test_picked_layers_are_shaded_told_and_returned(picker: LayerPicker):
     assert picture.layout.clickmode == "event+select" and picture.layout.dragmode == "lasso"
 
 
+def click(picture, panel: int, layer: int, *, shift: bool = False) -> None:
+    """The browser's message of a click alone, as it comes where that of the selection was overtaken."""
+    line = [i for i, trace in enumerate(picture.data) if trace.mode == "lines+markers"][panel]
+    points = {"trace_indexes": [line], "point_indexes": [layer], "xs": [layer], "ys": [0.5]}
+    keys = dict.fromkeys(("alt", "ctrl", "meta"), False) | {"shift": shift, "button": 0, "buttons": 1}
+    message = {"event_type": "plotly_click", "points": points, "device_state": keys, "selector": None}
+    picture._handler_js2py_pointsCallback({"new": message})
+
+
+def test_a_click_is_a_pick_though_its_selection_never_came(picker: LayerPicker):
+    picture = picker.widget.children[0]
+    click(picture, 1, 3)
+    assert picker.layers == (3,) and shaded(picture) == [3]
+    click(picture, 0, 1, shift=True)
+    assert picker.layers == (1, 3)
+    select(picture, (0, 0), (0, 1))
+    click(picture, 0, 0)
+    assert picker.layers == (0,)
+
+
 def test_a_pick_by_argument_is_a_pick_by_mouse(picker: LayerPicker):
     select(picker.widget.children[0], (0, 0), (0, 1))
     clicked = picker.operating_point()
@@ -147,7 +167,9 @@ def test_turning_the_dial_is_asking(dial: SteeringDial):
     layers.value = (2, 3)
     assert dial.answer.plan.id == dial.plan.with_alpha(strength.value).with_layers([2, 3]).id
     assert dial.answer.after.text in said.value
-    assert picture.layout.title.text == dial.figure(dial.answer).layout.title.text
+    title = dial.figure(dial.answer).layout.title
+    assert picture.layout.title.text.startswith(title.text) and picture.layout.title.subtitle.text is None
+    assert all(line in picture.layout.title.text for line in title.subtitle.text.split("<br>"))
     gate.value = "strict"
     assert "closed" in said.value and dial.answer.after.tokens == dial.answer.before.tokens
     box.value = "<b>bake</b>"

@@ -47,6 +47,7 @@ def layer_profile(
                 y=part[measure],
                 mode="lines+markers",
                 line=dict(color=COLOURS["gate"], width=2),
+                hovertemplate="layer %{x}: %{y:.3f}<extra></extra>",
                 row=row,
                 col=col,
             )

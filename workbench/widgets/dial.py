@@ -95,10 +95,13 @@ class SteeringDial(Handles):
         plan = plan if layers is None else plan.with_layers(layers)
         asked = Prompt.user(prompt, label="unlabelled", source="typed")
         rows, plans = [asked, asked], [None, plan]
-        before, after = generate(self.model, rows, plans, max_new_tokens=self._max_new_tokens)
-        logits = teacher_forced_logits(self.model, rows, [[0], [0]], plans)
+        reading = plan.read(self.model, rows)  # once for both calls: a handle is turned many times
+        before, after = generate(
+            self.model, rows, plans, max_new_tokens=self._max_new_tokens, reading=reading
+        )
+        logits = teacher_forced_logits(self.model, rows, [[0], [0]], plans, reading=reading)
         first = self._first_tokens(torch.stack([row[0].float().cpu() for row in logits]))
-        return SteeredAnswer(plan, before, after, plan.read(self.model, [asked]), first)
+        return SteeredAnswer(plan, before, after, reading, first)
 
     def figure(self, answer: SteeredAnswer) -> go.Figure:
         """The first tokens' logits, before and after."""

@@ -97,10 +97,13 @@ class LayerPicker(Handles):
         marks = [trace for trace in self._picture.data if trace.mode == "lines+markers"]
         self._selected: set[int] = set()
         for number, trace in enumerate(marks):
-            # A click selects too, so this one event serves both.
             trace.on_selection(self._take_last if number == len(marks) - 1 else self._take)
+            trace.on_click(self._click)
         telling(self._said, self._tell)
         return VBox([self._picture, self._said])
+
+    # The browser keeps one message on points, and sends what it is by the time the kernel listens: a selection by a
+    # click may have been replaced by that click. So a pick is taken from either; where both come, the click is last.
 
     def _take(self, trace: Any, points: Any, _: Any) -> None:
         self._selected |= {int(trace.x[i]) for i in points.point_inds}
@@ -111,6 +114,14 @@ class LayerPicker(Handles):
         selected, self._selected = self._selected, set()
         if selected:
             self.pick(sorted(selected))
+
+    def _click(self, trace: Any, points: Any, state: Any) -> None:
+        clicked = {int(trace.x[i]) for i in points.point_inds}
+        if clicked and state.shift:
+            self.pick(sorted(clicked | set(self.layers)))
+        elif clicked:  # every trace is told, those that were not clicked too
+            self._picture.plotly_relayout({"selections": []})  # a lasso from before says nothing any more
+            self.pick(sorted(clicked))
 
     def _tell(self) -> str:
         point = self.operating_point()

@@ -31,11 +31,13 @@ class Handles(ABC):
 
 def live(fig: go.Figure) -> Any:
     """The same figure as a widget. Data and layout go in together: what is added later may never reach the browser."""
+    fig = _one_title(fig)
     return go.FigureWidget(data=fig.data, layout=fig.layout)
 
 
 def redraw(shown: Any, fig: go.Figure) -> None:
     """Draw `fig` in the place of what is `shown`, in one message where both have the same traces."""
+    fig = _one_title(fig)
     alike = [trace.type for trace in shown.data] == [trace.type for trace in fig.data]
     with shown.batch_update():
         if alike:
@@ -45,6 +47,32 @@ def redraw(shown: Any, fig: go.Figure) -> None:
     if not alike:
         shown.data = []
         shown.add_traces(fig.data)
+
+
+def _one_title(fig: go.Figure) -> go.Figure:
+    """The figure with its subtitle as last lines of its title.
+
+    A widget is drawn before it is part of the page, where a text has no height yet: plotly, which puts a subtitle below
+    the height of the title, would write one across the other.
+    """
+    title, subtitle = fig.layout.title, fig.layout.title.subtitle
+    if not subtitle.text:
+        return fig
+    small = f'<span style="font-size:{subtitle.font.size}px; color:{subtitle.font.color}">'
+    lines = [f"{small}{line}</span>" for line in subtitle.text.split("<br>")]
+    n_lines, lower = len(lines), _LINE - _SMALL_LINE  # all lines of one title are equally high
+    # Half of them, because plotly raises a text of several lines by so much.
+    return go.Figure(fig).update_layout(
+        title=dict(
+            text="<br>".join([title.text, *lines]), subtitle=None, pad_t=title.pad.t + _LINE // 2 * n_lines
+        ),
+        height=fig.layout.height + lower * n_lines,
+        margin_t=fig.layout.margin.t + lower * n_lines,
+    )
+
+
+_LINE, _SMALL_LINE = 24, 17
+"""Pixels of a title's line and of a subtitle's, as `style.dress` leaves room for."""
 
 
 def telling(place: Any, act: Callable[[], str]) -> None:
