@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -22,7 +21,8 @@ def token_map(
     """How every token reads at every layer, a panel per prompt, all ending at their last token.
 
     `frame` is that of `insight.tokens.token_map`: prompt, label, position, token, layer, reads. `chosen` layers, those
-    that are steered, are marked by a dot. Colours saturate at the 98th percentile of the size.
+    that are steered, are marked by a dot. Colours saturate at the 98th percentile of the size,
+    of the layer that is median in it.
     """
     require_columns(frame, "token map", "prompt", "label", "position", "token", "layer", "reads")
     prompts = list(frame["prompt"].unique())
@@ -31,7 +31,8 @@ def token_map(
             f"token map: got {len(prompts)} prompts, expected up to 4: choose some by frame.prompt"
         )
     labels = frame.groupby("prompt")["label"].first()
-    limit = float(np.quantile(frame["reads"].abs(), 0.98)) or 1.0
+    # A layer whose ‖v'‖ is next to nothing reads tens of it everywhere; the others would all be white beside it.
+    limit = float(frame["reads"].abs().groupby(frame["layer"]).quantile(0.98).median()) or 1.0
     fig = text_panels([str(labels[prompt]) for prompt in prompts])
     longest = 0
     for col, prompt in enumerate(prompts, start=1):
