@@ -62,6 +62,13 @@ def with_solutions(notebook: NotebookNode) -> NotebookNode:
     return nbformat.v4.new_notebook(metadata=notebook.metadata, cells=solved)
 
 
+def for_app(notebook: NotebookNode) -> NotebookNode:
+    """The same notebook without its exercises and what comes after them: nothing can be written in an app."""
+    ends = [i for i, cell in enumerate(notebook.cells) if cell.source.startswith("## Exercise")]
+    cells = notebook.cells[: ends[0]] if ends else notebook.cells
+    return nbformat.v4.new_notebook(metadata=notebook.metadata, cells=cells)
+
+
 def execute(notebook: NotebookNode, *, embedded: bool = False, timeout: int = 900) -> NotebookNode:
     """The notebook with its outputs; raises `nbclient.exceptions.CellExecutionError` where a cell fails."""
     # The kernel takes its surroundings from this process.
@@ -97,9 +104,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--blank", action="store_true", help="only where there is no .ipynb yet, and without running"
     )
+    parser.add_argument(
+        "--app", type=Path, metavar="FOLDER", help="into this folder, unexecuted and without exercises"
+    )
     asked = parser.parse_args(arguments)
     for source in sources(asked.notebooks):
         notebook, target, start = read(source), source.with_suffix(".ipynb"), time.monotonic()
+        if asked.app:
+            nbformat.write(for_app(notebook), asked.app / target.name)
+            continue
         if asked.blank:
             if not target.exists():  # what a student has written there stays
                 nbformat.write(notebook, target)

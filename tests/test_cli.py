@@ -18,6 +18,8 @@ COMMANDS = (
     ["layers"],
     ["ask"],
     ["demo"],
+    ["lab"],
+    ["app"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

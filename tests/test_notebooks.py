@@ -1,6 +1,7 @@
 """The course: how its notebooks are made, what its checks say to every usual mistake, and that all of it runs."""
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -454,16 +455,57 @@ def test_lab_opens_the_course(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran[0][1:] == [str(COURSE / "build.py"), "--blank"]
     assert ran[1][1:3] == ["-m", "jupyterlab"]
     assert "--port=8899" in ran[1]
-    assert ran[1][-1].endswith("00_tour.ipynb")
+    assert ran[1][-1] == str(COURSE / "00_tour.ipynb"), "absolute: it is opened from any folder"
+    assert "--LabApp.news_url=None" in ran[1]
 
 
-def test_lab_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "jupyterlab" else object())
-    found = CliRunner().invoke(app, ["lab"])
+def test_the_app_is_the_tour_without_its_exercises(monkeypatch: pytest.MonkeyPatch) -> None:
+    from subprocess import run
+
+    served: list[tuple[list[str], NotebookNode, str]] = []
+
+    def serve(command: list[str], *, check: bool, env: dict[str, str] | None = None) -> None:
+        if "voila" in command:
+            page = nbformat.read(command[3], as_version=4)
+            served.append((command, page, (env or {})["PYTHONPATH"]))
+        else:
+            run(command, check=True, env=env)
+
+    monkeypatch.setattr("subprocess.run", serve)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    found = CliRunner().invoke(app, ["app", "--port", "8877", "--no-browser"])
+    assert found.exit_code == 0, found.output
+    ((command, page, path),) = served
+    assert {"--port=8877", "--no-browser", "--Voila.ip=127.0.0.1"} <= set(command)
+    assert path.split(os.pathsep)[0] == str(COURSE)
+    assert not Path(command[3]).exists(), "what was built for it goes with it"
+    text = "\n".join(cell.source for cell in page.cells)
+    assert all(handle in text for handle in ("LayerPicker", "SteeringDial", "PromptLens"))
+    assert "Exercise" not in text and "my_harmful" not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "absent", "said"),
+    [
+        ("lab", "jupyterlab", "JupyterLab is not installed here: pip install jupyterlab jupytext"),
+        ("lab", "jupytext", "jupytext is not installed here: pip install jupytext"),
+        ("app", "voila", "Voilà is not installed here: pip install 'inferaligner-workbench[app]'"),
+    ],
+)
+def test_what_serves_the_course_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, command: str, absent: str, said: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == absent else object())
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("something was started"))
+    found = CliRunner().invoke(app, [command])
+    assert (found.exit_code, found.stderr) == (2, f"workbench: {said}\n")
+
+
+@pytest.mark.parametrize("command", ["lab", "app"])
+def test_an_installed_package_has_no_course(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setattr("workbench.serving.__file__", str(tmp_path / "workbench" / "serving.py"))
+    found = CliRunner().invoke(app, [command])
     assert found.exit_code == 2
-    assert "JupyterLab is not installed here: pip install jupyterlab jupytext" in found.output
-    monkeypatch.undo()
-    monkeypatch.setattr("workbench.cli.__file__", str(tmp_path / "workbench" / "cli.py"))
-    found = CliRunner().invoke(app, ["lab"])
-    assert found.exit_code == 2
-    assert "the notebooks are in the clone, not in the installed package" in found.output
+    assert "the notebooks are in the clone, not in the installed package" in found.stderr

@@ -205,29 +205,35 @@ def ask(
 
 @app.command()
 def lab(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(help="Passed on to JupyterLab: -- --port=8899 --no-browser", show_default=False),
-    ] = None,
+    port: Annotated[
+        int, typer.Option(help="Where JupyterLab listens; the next free port from there.")
+    ] = 8888,
+    browser: Annotated[bool, typer.Option(help="Open a browser window on it.")] = True,
 ) -> None:
     """Open JupyterLab on the course: nine notebooks, from a tour to a model of your own.
 
     Notebooks that are not there yet are written first, unexecuted; those that you have worked in stay as they are.
     """
-    import importlib.util
-    import subprocess
+    from workbench.serving import open_lab
 
-    course = Path(__file__).resolve().parents[1] / "notebooks"
-    if not (course / "build.py").is_file():
-        raise FileNotFoundError(
-            "the notebooks are in the clone, not in the installed package: run workbench lab from a clone"
-        )
-    for module, name in (("jupyterlab", "JupyterLab"), ("jupytext", "jupytext")):
-        if importlib.util.find_spec(module) is None:
-            raise ImportError(f"{name} is not installed here: pip install jupyterlab jupytext")
-    subprocess.run([sys.executable, course / "build.py", "--blank"], check=True)
-    asked = [f"--ServerApp.root_dir={course}", *(arguments or ()), course / "00_tour.ipynb"]
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "jupyterlab", *asked], check=False).returncode)
+    open_lab(port=port, browser=browser)
+
+
+@app.command(name="app")
+def serve(
+    port: Annotated[int, typer.Option(help="Where it listens; the next free port from there.")] = 8866,
+    ip: Annotated[
+        str, typer.Option(help="127.0.0.1: this machine alone. 0.0.0.0: whoever reaches it over the network.")
+    ] = "127.0.0.1",
+    browser: Annotated[bool, typer.Option(help="Open a browser window on it.")] = True,
+) -> None:
+    """Show the tour as a page for a class without Jupyter: text, pictures, and handles to turn, by Voilà.
+
+    Nothing in it can be written or run but what its handles do. Every visitor has models of their own in memory.
+    """
+    from workbench.serving import open_app
+
+    open_app(port=port, ip=ip, browser=browser)
 
 
 def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
