@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks organisms dose benchmarks clean
+.PHONY: help demo test lint notebooks pictures organisms dose benchmarks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 
 notebooks: $(STAMP)  ## build and run the course; HTML=1: as pages, too; ARGS="01 04": some of it
 	$(BIN)/python notebooks/build.py $(if $(filter-out 0,$(HTML)),--html) $(ARGS)
+
+pictures: $(STAMP)  ## draw what reading and steering look like, layer by layer, into figures; ARGS="05 08": some
+	$(BIN)/python figures/layer_by_layer.py $(ARGS)
 
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 import workbench as wb
 from workbench.demo.target import stratified
-from workbench.export import save_figure
+from workbench.export import save_figure, save_frame
 from workbench.insight.tokens import jailbreak_twins
 
 FOLDER = Path(__file__).parent
@@ -267,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     subject = Subject()
     for name in (bar := tqdm(wanted, desc="drawing")):
         frame, fig = PICTURES[name](subject)
+        save_frame(frame, asked.out / name)  # kept even where the picture fails
         bar.write(str(save_figure(fig, frame, asked.out / f"{name}.svg")))
 
 

@@ -1,0 +1,104 @@
+"""The committed pictures of reading and steering are those that the embedded models give today."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from workbench.shipped import shipped_path
+
+FIGURES = Path(__file__).parents[1] / "figures"
+FEW = 0.02
+"""Share of a column's values that may differ: elsewhere a near tie goes the other way, or two ranks swap."""
+
+
+@pytest.fixture(scope="module")
+def pictures() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("layer_by_layer", FIGURES / "layer_by_layer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def subject(pictures: ModuleType) -> Any:
+    if not shipped_path("organisms").is_dir():
+        pytest.skip("no embedded models in data/organisms yet")
+    return pictures.Subject()
+
+
+def differing(now: pd.DataFrame, committed: pd.DataFrame) -> dict[str, float]:
+    """The columns of which more than a few values differ, beyond what arithmetic in another order makes."""
+    shares = {}
+    for column in committed:
+        ours, theirs = now[column], committed[column]
+        if pd.api.types.is_numeric_dtype(theirs) and not pd.api.types.is_bool_dtype(theirs):
+            size = float(theirs.abs().max()) or 1.0
+            same = np.isclose(
+                ours.astype(float), theirs.astype(float), rtol=1e-3, atol=1e-3 * size, equal_nan=True
+            )
+        else:
+            same = (ours.astype(str) == theirs.astype(str)).to_numpy()
+        shares[str(column)] = float(1 - same.mean())
+    return {column: share for column, share in shares.items() if share > FEW}
+
+
+NAMES = [
+    "01-vector-strength", "02-projections", "03-separability", "03-separability-growth", "04-layer-cosines",
+    "04-srv-ssv-cosine", "04-principal-components", "05-words", "06-tokens", "07-gate-scores", "07-gate-roc",
+    "07-gate-wrappers", "08-steered-residuals", "08-steered-tokens", "08-refusal-lead", "09-attribution",
+    "10-strength", "10-trade-off",
+]  # fmt: skip
+
+
+def test_all_pictures_are_named_here(pictures: ModuleType) -> None:
+    assert list(pictures.PICTURES) == NAMES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_committed_is_what_is_drawn(
+    name: str, pictures: ModuleType, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    committed = FIGURES / f"{name}.csv"
+    if not committed.is_file():
+        pytest.skip(f"{committed.name} is not drawn yet: make pictures")
+    frame, fig = pictures.PICTURES[name](request.getfixturevalue("subject"))
+    assert isinstance(fig, go.Figure)
+    pictures.save_frame(frame, tmp_path / name)
+    now, then = pd.read_csv(tmp_path / f"{name}.csv"), pd.read_csv(committed)
+    assert (list(now.columns), len(now)) == (list(then.columns), len(then))
+    assert differing(now, then) == {}, f"draw it again: make pictures ARGS={name}"
+    assert (FIGURES / f"{name}.svg").is_file()
+
+
+def test_a_difference_is_seen_and_rounding_is_not() -> None:
+    frame = pd.DataFrame({"x": np.linspace(-1, 1, 100), "word": ["a"] * 100, "open": [True, False] * 50})
+    assert differing(frame.assign(x=frame["x"] + 1e-5), frame) == {}
+    moved = frame.assign(x=frame["x"] + 0.1, word=["b"] * 3 + ["a"] * 97, open=[True] * 100)
+    assert differing(moved, frame) == pytest.approx({"x": 1.0, "word": 0.03, "open": 0.5})
+    assert differing(frame.assign(word=["b"] + ["a"] * 99), frame) == {}
+
+
+def test_a_picture_that_there_is_not(pictures: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        pictures.main(["11"])
+    assert "got 11, expected beginnings of 01-vector-strength, " in capsys.readouterr().err
+
+
+def test_what_is_asked_for_is_drawn(
+    pictures: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    frame, fig = pd.DataFrame({"x": [1]}), go.Figure(go.Scatter(x=[1], y=[1]))
+    monkeypatch.setattr(pictures, "Subject", lambda: None)
+    monkeypatch.setattr(pictures, "PICTURES", dict.fromkeys(NAMES, lambda subject: (frame, fig)))
+    monkeypatch.setattr("workbench.export._picture", lambda fig, suffix: b"<svg/>")
+    pictures.main(["04", "10-t", "--out", str(tmp_path)])
+    drawn = sorted(path.stem for path in tmp_path.glob("*.svg"))
+    assert drawn == ["04-layer-cosines", "04-principal-components", "04-srv-ssv-cosine", "10-trade-off"]
+    assert sorted(path.stem for path in tmp_path.glob("*.csv")) == drawn
