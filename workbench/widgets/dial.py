@@ -176,7 +176,9 @@ class SteeringDial(Handles):
 
 def _side_by_side(answer: SteeredAnswer) -> str:
     reads = answer.plan.reads
-    scores = ", ".join(f"layer {layer} {float(answer.reading.scores[0, layer]):+.2f}" for layer in reads[:4])
+    # Of a gate that decides layer by layer, what it says elsewhere changes nothing.
+    told = [layer for layer in reads if layer in answer.plan.layers] or list(reads)
+    scores = ", ".join(f"layer {layer} {float(answer.reading.scores[0, layer]):+.2f}" for layer in told[:4])
     gate = f"open ({scores})" if answer.gate_open else f"closed ({scores}): nothing is added"
     gate = gate if reads else "off: the plan acts on every prompt"
     cells = "".join(

@@ -60,14 +60,12 @@ def _one_title(fig: go.Figure) -> go.Figure:
         return fig
     small = f'<span style="font-size:{subtitle.font.size}px; color:{subtitle.font.color}">'
     lines = [f"{small}{line}</span>" for line in subtitle.text.split("<br>")]
-    n_lines, lower = len(lines), _LINE - _SMALL_LINE  # all lines of one title are equally high
-    # Half of them, because plotly raises a text of several lines by so much.
+    # All lines of one text are equally high, and plotly raises it by half of those after the first.
+    more, lower = len(lines) * (_LINE - _SMALL_LINE), (len(lines) - title.text.count("<br>")) * _LINE // 2
     return go.Figure(fig).update_layout(
-        title=dict(
-            text="<br>".join([title.text, *lines]), subtitle=None, pad_t=title.pad.t + _LINE // 2 * n_lines
-        ),
-        height=fig.layout.height + lower * n_lines,
-        margin_t=fig.layout.margin.t + lower * n_lines,
+        title=dict(text="<br>".join([title.text, *lines]), subtitle=None, pad_t=title.pad.t + lower),
+        height=fig.layout.height + more,
+        margin_t=fig.layout.margin.t + more,
     )
 
 
