@@ -100,7 +100,7 @@ report.summary().pivot(index="metric", columns="arm", values="mean")[["unsteered
 #
 # ## With your own hands
 # The same parts with handles. First layers: click one, or draw a lasso around several, in either panel. Expect a gate
-# that errs less the later the layers. `picker.layers` holds what is picked.
+# that errs less the later the layers. In Python, `picker.layers` holds what is picked.
 
 # %%
 picker = wb.LayerPicker(wb.layer_profile(srv, held_out), vectors=srv, train=read_target, validation=held_out)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
@@ -77,6 +78,8 @@ def _wait_for(address: str, server: "subprocess.Popen[bytes]", log: Path, patien
         try:
             opener.open(address, timeout=5).close()
             return
+        except HTTPError:
+            return  # there is nothing at that address, says somebody who is there
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"no answer from {address}:\n{log.read_text(errors='replace')[-3000:]}")

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from browsing import ABSENT, HERE, Sight, free_port, looking, serving
 
-from workbench.serving import app_command, lab_command
+from workbench.serving import app_command, app_surroundings, lab_command
 from workbench.shipped import shipped_path
 
 ROOT = Path(__file__).parents[1]
@@ -58,8 +58,8 @@ def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 def lab(course: Path, tmp_path: Path) -> Iterator[Sight]:
     """The tour, run from top to bottom in JupyterLab."""
     port = free_port()
-    command = lab_command(course, TOUR, port=port, browser=False)
-    command += ["--allow-root", "--LabApp.expose_app_in_browser=True", f"--IdentityProvider.token={TOKEN}"]
+    told = ("--LabApp.expose_app_in_browser=True", f"--IdentityProvider.token={TOKEN}")
+    command = lab_command(course, TOUR, f"--port={port}", "--no-browser", "--allow-root", *told)
     with serving(command, f"http://{HERE}:{port}/api", tmp_path / "home"), looking() as sight:
         sight.page.goto(f"http://{HERE}:{port}/lab/tree/{TOUR}?token={TOKEN}")
         sight.wait(lambda: sight.page.evaluate(_KERNEL), "a kernel")
@@ -71,9 +71,11 @@ def lab(course: Path, tmp_path: Path) -> Iterator[Sight]:
 
 
 @pytest.fixture
-def app(course: Path, tmp_path: Path) -> Iterator[Sight]:
+def app(course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sight]:
     """The same, without exercises, as an app."""
     port = free_port()
+    for name, value in app_surroundings(course / "app", COURSE).items():
+        monkeypatch.setenv(name, value)
     command = app_command(course / "app" / TOUR, port=port, browser=False)
     with serving(command, f"http://{HERE}:{port}/static/none", tmp_path / "home"), looking() as sight:
         sight.page.goto(f"http://{HERE}:{port}/", timeout=600_000, wait_until="commit")

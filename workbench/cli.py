@@ -205,10 +205,10 @@ def ask(
 
 @app.command()
 def lab(
-    port: Annotated[
-        int, typer.Option(help="Where JupyterLab listens; the next free port from there.")
-    ] = 8888,
-    browser: Annotated[bool, typer.Option(help="Open a browser window on it.")] = True,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Passed on to JupyterLab: -- --port=8899 --no-browser", show_default=False),
+    ] = None,
 ) -> None:
     """Open JupyterLab on the course: nine notebooks, from a tour to a model of your own.
 
@@ -216,7 +216,7 @@ def lab(
     """
     from workbench.serving import open_lab
 
-    open_lab(port=port, browser=browser)
+    raise typer.Exit(open_lab(arguments or ()))
 
 
 @app.command(name="app")
@@ -233,7 +233,7 @@ def serve(
     """
     from workbench.serving import open_app
 
-    open_app(port=port, ip=ip, browser=browser)
+    raise typer.Exit(open_app(port=port, ip=ip, browser=browser))
 
 
 def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
