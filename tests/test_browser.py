@@ -101,6 +101,7 @@ def test_the_tour_in_jupyterlab(lab: Sight, tmp_path: Path) -> None:
     picker = show("picker")
     lab.wait(lambda: picker.query_selector(".js-plotly-plot"), "the picture")
     page.screenshot(path=tmp_path / "lab-light.png")
+    steady(page, picker)
     page.mouse.click(*spot(page, picker, panel=0, layer=4))
     lab.wait(lambda: in_kernel(lab, "list(picker.layers)") == [4], "layer 4 in Python")
     lasso(page, picker, panel=1, first=3, last=5)
@@ -137,6 +138,7 @@ def test_the_tour_as_an_app(app: Sight, tmp_path: Path) -> None:
 
     picker = show("picker")
     page.screenshot(path=tmp_path / "app-light.png")
+    steady(page, picker)
     page.mouse.click(*spot(page, picker, panel=0, layer=4))
     app.wait(lambda: "layers = [4]" in picker.inner_text(), "layer 4 beside the picture")
     lasso(page, picker, panel=1, first=3, last=5)
@@ -191,6 +193,14 @@ def lasso(page: Any, widget: Any, *, panel: int, first: int, last: int) -> None:
     for corner in [*corners[1:], corners[0]]:
         page.mouse.move(*corner, steps=6)
     page.mouse.up()
+
+
+def steady(page: Any, widget: Any) -> None:
+    """Wait until what is above has stopped growing: who clicks before that clicks beside it."""
+    before = None
+    while (now := spot(page, widget, panel=0, layer=0)) != before:
+        before = now
+        page.wait_for_timeout(3000)
 
 
 def spot(page: Any, widget: Any, *, panel: int, layer: int) -> tuple[float, float]:

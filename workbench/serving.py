@@ -56,10 +56,10 @@ def lab_command(folder: Path, first: str, *arguments: str) -> list[str]:
 
 
 def app_command(notebook: Path, *, port: int, ip: str = "127.0.0.1", browser: bool) -> list[str]:
-    """What starts Voilà on one notebook, in `app_surroundings`. Cells are shown as they are done."""
+    """What starts Voilà on one notebook, in `app_surroundings`: the page comes when all of it is done."""
     return [
         sys.executable, "-m", "voila", str(notebook), f"--port={port}", f"--Voila.ip={ip}",
-        f"--template={_TEMPLATE}", "--VoilaConfiguration.progressive_rendering=True",
+        f"--template={_TEMPLATE}",
         *([] if browser else ["--no-browser"]),
     ]  # fmt: skip
 
