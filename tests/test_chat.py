@@ -59,6 +59,13 @@ def test_a_template_that_refuses_a_prompt_is_named(one_prompt: Prompt):
         render(picky, one_prompt)
 
 
+def test_a_template_that_is_no_jinja_is_named(one_prompt: Prompt):
+    broken = small_tokenizer()
+    broken.chat_template = "{% for message in %}"
+    with pytest.raises(ValueError, match="is no Jinja .*: mend tokenizer.chat_template"):
+        render(broken, one_prompt)
+
+
 def test_a_prompt_longer_than_the_context_is_named(tokenizer: PreTrainedTokenizerBase, one_prompt: Prompt):
     length = len(tokenize(tokenizer, [one_prompt])[0])
     assert encode(tokenizer, [one_prompt], context_length=length).input_ids.shape == (1, length)

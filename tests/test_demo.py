@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -13,11 +14,12 @@ import workbench as wb
 from workbench.demo import TARGETS, run_demo, running
 from workbench.demo import pictures as drawn
 from workbench.demo.tables import as_table, condition_rows, openings
-from workbench.demo.target import QUICK_TEST, run_models, stratified
+from workbench.demo.target import QUICK_TEST, load_embedded, run_models, stratified
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
 from workbench.evaluation.metrics import METRICS
 from workbench.plots import TRADE_OFF
+from workbench.shipped import shipped_path
 
 KEYS = ("layers", "alpha", "scale", "gate_open", "conditions")
 
@@ -105,6 +107,18 @@ def test_choices_are_made_on_validation_alone(babblers, pairs, monkeypatch, full
     ((given, search_on),) = asked
     assert given is pairs
     assert {prompt.text for prompt in search_on} <= {prompt.text for prompt in pairs.val}
+
+
+def test_every_companion_of_a_model_ships_and_none_is_left_out(tmp_path, monkeypatch):
+    everyone = {"target", "safety_sft", "from_aligned"}
+    assert {name: set(load_embedded(name)[0]) for name in TARGETS} == {
+        name: {"target"} if name == "general" else everyone for name in TARGETS
+    }
+    shutil.copytree(shipped_path("organisms"), tmp_path / "organisms")
+    shutil.rmtree(tmp_path / "organisms" / "finance-chat")
+    monkeypatch.setattr("workbench.loading.shipped_path", tmp_path.joinpath)
+    with pytest.raises(ValueError, match="no embedded model 'organism:finance-chat'"):
+        load_embedded("finance")
 
 
 def test_the_table_is_measured_on_test_prompts(outcome, pairs):

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -189,6 +190,13 @@ def test_evaluate(plain):
     assert report.change("utility").mean == 0
     with pytest.raises(ValueError, match="the report has no arm 'other': it has unsteered, steered"):
         report.metric("broken", "other")
+
+
+@pytest.mark.parametrize("verb", [wb.evaluate, partial(wb.run_sweep, alpha=[0.1])])
+def test_prompts_without_labels_are_refused_before_any_is_answered(plain, verb, monkeypatch):
+    monkeypatch.setattr("workbench.evaluation.answers.generate", pytest.fail)
+    with pytest.raises(ValueError, match=r"got 2 prompts without a label.*from_texts\(name, texts, label\)"):
+        verb(plain, ["how do i", "and how"], plan_for(plain))
 
 
 def test_a_report_without_the_labels_says_so(plain):

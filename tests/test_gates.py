@@ -89,6 +89,12 @@ def test_the_id_is_computed_once(gate: ThresholdGate, monkeypatch: pytest.Monkey
     assert replace(fresh).id == "hash" and len(hashed) == 2
 
 
+@pytest.mark.parametrize("side", ["harmful", "harmless"])
+def test_a_threshold_between_one_side_and_nothing_is_refused(train: Activations, side: str):
+    with pytest.raises(ValueError, match=f"got {side} prompts only: the threshold lies between the two"):
+        ThresholdGate.fit(mean_difference(train), train.labelled(side))
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3, 0.99])
 def test_calibration_keeps_its_promise(gate: ThresholdGate, val: Activations, rate: float):
     opened = gate.calibrate(val, false_positive_rate=rate).read(val).open[N:]

@@ -1,5 +1,7 @@
 """What `load_model` accepts, what it refuses, and that nothing of the user's is changed."""
 
+import hashlib
+import inspect
 import json
 import shutil
 import socket
@@ -231,6 +233,15 @@ def test_where_no_family_is_there_the_remedy_is_to_train_one(tmp_path: Path, mon
             load_model(f"organism:{name}")
 
 
+def test_what_is_no_model_is_refused():
+    with pytest.raises(ValueError, match='got an empty name, expected "organism:NAME", a folder or a hub id'):
+        load_model("")
+    unchecked = inspect.unwrap(load_model)  # as it is for users, whose types nobody checks
+    for wrong in (None, torch.nn.Linear(1, 1)):
+        with pytest.raises(TypeError, match=f"got a {type(wrong).__name__}, expected a name, a folder, or a"):
+            unchecked(wrong)
+
+
 def test_unknown_embedded_models_list_the_known(organisms: Path):
     for name in ("law", "", ".", "../organisms/aligned"):
         with pytest.raises(
@@ -293,6 +304,11 @@ def break_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def count_fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+
+
 def pickle_instead(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -300,7 +316,16 @@ def pickle_instead(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [truncate, cut_header, drop_a_weight, change_a_shape, drop_weights, break_config, pickle_instead],
+    [
+        truncate,
+        cut_header,
+        drop_a_weight,
+        change_a_shape,
+        drop_weights,
+        break_config,
+        count_fewer_layers,
+        pickle_instead,
+    ],
 )
 def test_damaged_checkpoints_are_refused(checkpoints: dict[str, Path], tmp_path: Path, damage):
     folder = tmp_path / "broken"
@@ -320,6 +345,37 @@ def test_a_damaged_delta_is_refused(organisms: Path):
     delta.unlink()
     with pytest.raises(ValueError, match="adapter_model.safetensors is missing"):
         load_model("organism:chat")
+
+
+@pytest.mark.parametrize("name", ["aligned", "chat"])
+def test_an_embedded_model_that_is_not_what_its_card_lists_is_refused(organisms: Path, name: str):
+    """A flipped bit in the weights is valid safetensors, and so it is for a delta whose base has one."""
+    weights = organisms / "aligned" / "model.safetensors"
+    card, sha256 = organisms / "aligned" / "README.md", hashlib.sha256(weights.read_bytes()).hexdigest()
+    card.write_text(
+        f"| file | bytes | sha256 |\n|---|---|---|\n| {weights.name} | 1,234 | `{sha256[:16]}` |\n"
+    )
+    load_model(f"organism:{name}", backend="plain")
+    flipped = bytearray(weights.read_bytes())
+    flipped[-7] ^= 1
+    weights.write_bytes(flipped)
+    with pytest.raises(
+        ValueError, match=f"'organism:{name}'.*model.safetensors is not the file .* card lists"
+    ):
+        load_model(f"organism:{name}", backend="plain")
+
+
+def test_weights_that_no_layer_of_the_model_has_are_left_out(checkpoints: dict[str, Path], tmp_path: Path):
+    """As checkpoints of older versions hold: a buffer that is computed now is no reason to refuse a model."""
+    folder = tmp_path / "older"
+    shutil.copytree(checkpoints["llama"], folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.layers.0.self_attn.old_buffer": torch.ones(2)},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    load_model(folder, backend="plain")
 
 
 def test_a_missing_tokenizer_is_named(checkpoints: dict[str, Path], tmp_path: Path):

@@ -19,7 +19,6 @@ from workbench.shipped import shipped_path
 
 FOLDER = shipped_path("organisms")
 NAMES = [member.name for member in family()]
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="no embedded models in data/organisms yet")
 
 
 def test_the_whole_family_ships_and_nothing_else() -> None:

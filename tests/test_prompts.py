@@ -53,6 +53,11 @@ def test_bad_prompts_are_refused(messages: tuple[tuple[str, str], ...], label: s
         Prompt(messages, label, "here")
 
 
+def test_a_text_is_no_list_of_texts():
+    with pytest.raises(TypeError, match=r"got the text 'abc', expected a list of texts: pass \['abc'\]"):
+        PromptSet.from_texts("one", "abc")
+
+
 def test_empty_sets_are_refused():
     with pytest.raises(ValueError, match="prompt set 'none' is empty: expected at least one prompt"):
         PromptSet("none", ())

@@ -12,7 +12,6 @@ import pytest
 
 import workbench as wb
 from workbench.demo.running import QUICK_FOLDER
-from workbench.shipped import shipped_path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +19,6 @@ BY_HAND, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shipped_path("organisms").is_dir(), reason="no embedded models in data/organisms yet")
 def test_the_snippet_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     exec(compile(BY_HAND, "README.md", "exec"), names)

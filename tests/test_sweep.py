@@ -332,6 +332,17 @@ def test_every_choice_is_made_and_told(made):
     assert cosine_sentence(made.evidence.srv, made.evidence.ssv, made.ours.layers) in made.sentences()
 
 
+def test_the_sentences_say_on_how_many_prompts_each_choice_rests(choosing, made, pairs):
+    """Layers on all of validation but the domain's prompts, α on the sample that was searched."""
+    everyday = [label for label in pairs.val.labels if label != "domain"]
+    assert 0 < len(everyday) < len(pairs.val)
+    sample = wb.PromptSet(pairs.val.name, pairs.val.prompts[::2])
+    for found, searched in ((made, pairs.val), (choosing(search_on=sample, controls=False), sample)):
+        layers, _, _, alpha, *_ = found.sentences()
+        assert f"on the {len(everyday)} prompts of mixed that are of no domain" in layers
+        assert f": on {len(searched)} of the {len(pairs.val)} prompts of mixed the mildest" in alpha
+
+
 def test_what_the_controls_share_with_the_aligned_models_vector_is_told(made):
     found = replace(made, ours=made.ours.with_layers((1, 2)))
     shuffled, other = (

@@ -199,6 +199,21 @@ def test_malformed_vectors_are_refused(activations: Activations):
         replace(one, directions=one.directions * 2)
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_vectors_of_what_is_no_number_are_refused(activations: Activations, wrong: float):
+    one = mean_difference(activations)
+    values = one.values.clone()
+    values[2, 3] = wrong
+    with pytest.raises(ValueError, match="got NaN or infinity at layer 2, expected numbers"):
+        SteeringVectors.from_values(values, one.residual_norms, SPACE, one.provenance)
+    for name in ("norms", "residual_norms"):
+        lengths = getattr(one, name).clone()
+        for length in (wrong, -1.0):
+            lengths[1] = length
+            with pytest.raises(ValueError, match=rf"{name} are \[.*\], expected finite numbers of 0 or more"):
+                replace(one, **{name: lengths})
+
+
 def test_a_malformed_centre_is_refused(activations: Activations, unchecked: None):
     one = mean_difference(activations)
     with pytest.raises(

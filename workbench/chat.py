@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -49,6 +49,10 @@ def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | Non
     messages = [{"role": role, "content": content} for role, content in prompt.messages]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateSyntaxError as error:
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} is no Jinja ({error}): mend tokenizer.chat_template"
+        ) from error
     except TemplateError as error:
         raise ValueError(
             f"the chat template of {tokenizer.name_or_path!r} refused prompt {prompt.source!r} ({error}): "

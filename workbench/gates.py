@@ -126,6 +126,11 @@ class ThresholdGate:
     ) -> "ThresholdGate":
         """The paper's gate: its threshold is the mean projection of these prompts; `layer` serves all if given."""
         vectors.space.require(activations.space, "activations")
+        if activations.harmful.all() or not activations.harmful.any():
+            side = "harmful" if activations.harmful.all() else "harmless"
+            raise ValueError(
+                f"got {side} prompts only: the threshold lies between the two, so pass some of both"
+            )
         bias = -project(vectors, activations).double().mean(0).float()
         provenance = Provenance(
             "gate", note="mean projection", parents=(vectors.provenance, activations.provenance)

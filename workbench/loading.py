@@ -9,7 +9,9 @@ stay raw.
 """
 
 import copy
+import hashlib
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -59,6 +61,8 @@ def load_model(
     """
     if backend not in ("hooked", "bridge", "plain"):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
+    if x == "":
+        raise ValueError('got an empty name, expected "organism:NAME", a folder or a hub id')
     if isinstance(x, str | Path):
         # An embedded model is there before a bar could be read.
         with without_bars() if str(x).startswith("organism:") else nullcontext():
@@ -70,6 +74,10 @@ def load_model(
     elif isinstance(x, PreTrainedModel):
         hf = x
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or load_tokenizer(str(x.config.name_or_path))
+    elif not isinstance(x, HookedTransformer | TransformerBridge):
+        raise TypeError(
+            f"got a {type(x).__name__}, expected a name, a folder, or a transformers or TransformerLens model"
+        )
     elif tokenizer is not None:
         raise ValueError(
             "got tokenizer= with a TransformerLens model: set it there, model.set_tokenizer(...)"
@@ -145,6 +153,8 @@ def _adapter_base(source: Path | str) -> Path | str | None:
 def _read_checkpoint(x: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     name, source = _checkpoint(x)
     try:
+        if Path(source).parent == shipped_path("organisms"):
+            _require_as_on_its_card(Path(source))
         base = _adapter_base(source)
         model = (
             _read_weights(source, dtype) if base is None else _merge(_read_checkpoint(base, dtype), source)
@@ -167,10 +177,26 @@ def _read_weights(source: Path | str, dtype: torch.dtype) -> PreTrainedModel:
         source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     model, report = loaded
+    # transformers only warns: it fills gaps with random numbers, and drops the layers that a config does not count.
     if report["missing_keys"]:
-        # transformers only warns, and fills the gaps with random numbers.
         raise ValueError(f"no weights for {', '.join(sorted(report['missing_keys'])[:3])}")
+    known = {_any_layer(key) for key in model.state_dict()}
+    if more := sorted(key for key in report["unexpected_keys"] if _any_layer(key) in known):
+        raise ValueError(f"config.json counts fewer layers than there are weights for: {', '.join(more[:3])}")
     return model
+
+
+def _any_layer(key: str) -> str:
+    return re.sub(r"\d+", "N", key)
+
+
+def _require_as_on_its_card(folder: Path) -> None:
+    """An embedded model's card lists the hashes of its files: a flipped bit would load, and steer, and mislead."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""  # a family in training has none yet
+    for name, listed in re.findall(r"^\| (\S+) \| [\d,]+ \| `([0-9a-f]+)` \|$", text, re.MULTILINE):
+        if not hashlib.sha256((folder / name).read_bytes()).hexdigest().startswith(listed):
+            raise ValueError(f"{name} is not the file that its card lists")
 
 
 @contextmanager

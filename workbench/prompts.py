@@ -95,6 +95,8 @@ class PromptSet:
     @classmethod
     def from_texts(cls, name: str, texts: Sequence[str], label: str = "unlabelled") -> "PromptSet":
         """One single-message prompt per text; each prompt's source is the set's name and its number."""
+        if isinstance(texts, str):
+            raise TypeError(f"got the text {texts!r}, expected a list of texts: pass [{texts!r}]")
         return cls(
             name, tuple(Prompt.user(text, label=label, source=f"{name}:{i}") for i, text in enumerate(texts))
         )

@@ -49,6 +49,10 @@ class SteeringVectors:
         for name, rows in (("directions have", self.directions), ("centre has", self.centre)):
             if rows is not None and tuple(rows.shape) != expected:
                 raise ValueError(f"{name} shape {tuple(rows.shape)}, expected {expected} (layer, d_model)")
+        for name in ("norms", "residual_norms"):
+            lengths = getattr(self, name)
+            if not (lengths.isfinite() & (lengths >= 0)).all():
+                raise ValueError(f"{name} are {lengths.tolist()}, expected finite numbers of 0 or more")
         lengths = self.directions.norm(dim=-1)
         if not (((lengths - 1).abs() < 1e-4) | (lengths == 0)).all():
             raise ValueError(
@@ -66,6 +70,11 @@ class SteeringVectors:
         centre: Float[Tensor, "layer d_model"] | None = None,
     ) -> "SteeringVectors":
         """Vectors from unnormalised rows; rows below the resolution of float32 become zero."""
+        if not values.isfinite().all():
+            layers = [i for i, row in enumerate(values) if not row.isfinite().all()]
+            raise ValueError(
+                f"got NaN or infinity at {_listed(layers)}, expected numbers: check what they are read from"
+            )
         norms = values.norm(dim=-1)
         norms = torch.where(norms > RESOLUTION * residual_norms, norms, torch.zeros_like(norms))
         directions = torch.where(norms[:, None] > 0, values / norms[:, None], torch.zeros_like(values))

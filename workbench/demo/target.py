@@ -16,6 +16,7 @@ from workbench.evaluation.conditions import Who, conditions, control_plans
 from workbench.evaluation.metrics import estimates
 from workbench.evaluation.protocol import Measured, describe, measure
 from workbench.loading import Model, load_model
+from workbench.organisms.items import DOMAINS
 from workbench.profiles import gate_map, projections
 from workbench.prompts import ContrastSet, PromptSet, load_contrast, load_prompts
 from workbench.shipped import shipped_path
@@ -59,16 +60,16 @@ def stratified(prompts: PromptSet, sizes: Mapping[str, int], *, seed: int = 0) -
 
 def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
     """The target with the companions that ship for it, and the aligned model, as plain transformers models."""
-    found: dict[Who, Model] = {"target": load_model(f"organism:{name}", backend="plain")}
-    for who, folder in (("safety_sft", f"{name}-safety-sft"), ("from_aligned", f"{name}-chat")):
-        if shipped_path("organisms", folder).is_dir():
-            found[who] = load_model(f"organism:{folder}", backend="plain")  # type: ignore[index]
+    folders: dict[Who, str] = {"target": name}
+    if name in DOMAINS:
+        folders |= {"safety_sft": f"{name}-safety-sft", "from_aligned": f"{name}-chat"}
+    found = {who: load_model(f"organism:{folder}", backend="plain") for who, folder in folders.items()}
     return found, load_model("organism:aligned", backend="plain")
 
 
 def prompts_for(name: str) -> tuple[ContrastSet, PromptSet]:
     """The target's contrast set, with its own domain's prompts if it has one, and those of another concept."""
-    pairs = load_contrast(PAIRS, domain=None if name == "general" else name)
+    pairs = load_contrast(PAIRS, domain=name if name in DOMAINS else None)
     return pairs, load_prompts(shipped_path("prompts", PAIRS, "other-concept.jsonl"))
 
 

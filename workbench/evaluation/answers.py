@@ -13,11 +13,12 @@ from typing import TypeAlias
 
 import pandas as pd
 
+from workbench.decoding.asking import Prompts
 from workbench.evaluation.utility import answers_correctly
 from workbench.evaluation.verdicts import Score
 from workbench.generation import Completion, generate
 from workbench.loading import Model
-from workbench.prompts import Prompt, PromptSet
+from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan
 
 Judge: TypeAlias = Callable[[str, bool], Score]
@@ -46,6 +47,17 @@ class Arm:
             turns = [i % len(self.plans) for i in range(len(prompts))]
             return [(i, turn, self.plans[turn]) for i, turn in enumerate(turns)]
         return [(i, turn, plan) for turn, plan in enumerate(self.plans) for i in range(len(prompts))]
+
+
+def labelled(prompts: Prompts) -> PromptSet:
+    """`prompts` as a set. What a reply is worth depends on what was asked, so some label is needed."""
+    found = as_prompt_set(prompts)
+    if set(found.labels) == {"unlabelled"}:
+        raise ValueError(
+            f"got {len(found)} prompts without a label, expected some that are harmful, jailbroken, harmless, contrast "
+            "or domain: PromptSet.from_texts(name, texts, label)"
+        )
+    return found
 
 
 def answer(

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from workbench.evaluation.answers import Arm, Judge, answer
+from workbench.decoding.asking import Prompts
+from workbench.evaluation.answers import Arm, Judge, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.loading import Model
 from workbench.models import model_hash, model_name
-from workbench.prompts import PromptSet
 from workbench.provenance import Provenance
 from workbench.stats import Estimate
 from workbench.steering import SteeringPlan
@@ -56,7 +56,7 @@ class Report:
 
 def evaluate(
     model: Model,
-    prompts: PromptSet,
+    prompts: Prompts,
     plan: SteeringPlan,
     *,
     judge: Judge = judge_small_world,
@@ -69,6 +69,7 @@ def evaluate(
     `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the embedded world's
     replies.
     """
+    prompts = labelled(prompts)
     arms = [Arm("unsteered"), Arm("steered", (plan,))]
     frame = answer(
         model,

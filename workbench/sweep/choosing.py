@@ -98,20 +98,22 @@ class Choices:
         ours, paper = self.ours, self.paper
         alike = partial(cosine_range, self.evidence.ssv, layers=ours.layers)
         shared = self.gate.shared_layer
-        val = self.strength.provenance.prompts
+        val, everyday = self.strength.provenance.prompts, self.evidence.profiles[0].frame["n"].max()
+        tried = f"{self.strength.frame['prompt'].nunique()} of the {len(self.evidence.target_val.labels)}"
         bias = float(self.gate.bias[shared]) if shared is not None else float("nan")
         *kinds, last = calm_kinds(self.evidence.target_val)
         calm = f"{', '.join(kinds)} and {last} prompts each" if kinds else f"{last} prompts"
         return [
-            f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on "
-            f"{val}); steered are {_steered(self)}",
+            f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on the "
+            f"{everyday} prompts of {val} that are of no domain); steered are {_steered(self)}",
             cosine_sentence(self.evidence.srv, self.evidence.ssv, ours.layers),
             f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks of {val}, at "
             f"no more than {100 * FALSE_POSITIVE_RATE:g} % of its {calm}, and furthest from them",
-            f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: the mildest of those "
-            f"that refuse most attacks, where every point beyond {100 * MAX_BROKEN:g} % broken, beyond "
-            f"{100 * MAX_REFUSAL_RISE:g} points more refusals of harmless or contrast prompts, and beyond "
-            f"{100 * MAX_PLACEBO_EFFECT:g} % of attacks that random directions refuse or break costs {PENALTY:g}",
+            f"α = {ours.alpha:g} in units of ‖v'‖ of the aligned model, at {_positions(ours)}: on {tried} prompts of "
+            f"{val} the mildest of those that refuse most attacks, where every point beyond {100 * MAX_BROKEN:g} % "
+            f"broken, beyond {100 * MAX_REFUSAL_RISE:g} points more refusals of harmless or contrast prompts, and "
+            f"beyond {100 * MAX_PLACEBO_EFFECT:g} % of attacks that random directions refuse or break costs "
+            f"{PENALTY:g}",
             f"of the controls, the vector of shuffled labels has cosine {alike(self.evidence.shuffled)} with the "
             f"aligned model's over these layers, that of another concept {alike(self.evidence.other_concept)}",
             f"paper-exact: layers {listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "

@@ -7,11 +7,11 @@ The trap: a sweep is for choosing, on `.val`. The test set is not an argument fo
 
 from collections.abc import Mapping, Sequence
 
-from workbench.evaluation.answers import Judge, answer
+from workbench.decoding.asking import Prompts
+from workbench.evaluation.answers import Judge, answer, labelled
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.loading import Model
 from workbench.models import model_hash, model_name
-from workbench.prompts import PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
 from workbench.sweep.results import SweepResult
@@ -21,7 +21,7 @@ from workbench.vectors import SteeringVectors
 
 def run_sweep(
     model: Model,
-    prompts: PromptSet,
+    prompts: Prompts,
     plan: SteeringPlan,
     *,
     alpha: Sequence[float | int],
@@ -40,6 +40,7 @@ def run_sweep(
     arm and `placebo` random directions of equal length are always in; `controls` adds arms of other vectors, brought to
     equal length.
     """
+    prompts = labelled(prompts)
     spec = SweepSpec(
         plan,
         alpha,
