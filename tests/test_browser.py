@@ -15,7 +15,6 @@ import pytest
 from browsing import ABSENT, HERE, Sight, free_port, looking, serving
 
 from workbench.serving import app_command, app_surroundings, lab_command
-from workbench.shipped import shipped_path
 
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT / "notebooks"
@@ -25,9 +24,6 @@ TOKEN = "of-this-run"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(ABSENT), reason=ABSENT),
-    pytest.mark.skipif(
-        not shipped_path("organisms").is_dir(), reason="no embedded models in data/organisms yet"
-    ),
 ]
 
 sys.path.insert(0, str(COURSE))
@@ -102,10 +98,7 @@ def test_the_tour_in_jupyterlab(lab: Sight, tmp_path: Path) -> None:
     lab.wait(lambda: picker.query_selector(".js-plotly-plot"), "the picture")
     page.screenshot(path=tmp_path / "lab-light.png")
     steady(page, picker)
-    page.mouse.click(*spot(page, picker, panel=0, layer=4))
-    lab.wait(lambda: in_kernel(lab, "list(picker.layers)") == [4], "layer 4 in Python")
-    lasso(page, picker, panel=1, first=3, last=5)
-    lab.wait(lambda: in_kernel(lab, "list(picker.layers)") == [3, 4, 5], "layers 3 to 5 in Python")
+    pick(lab, picker, lambda: in_kernel(lab, "list(picker.layers)"))
     lab.wait(lambda: "layers = [3, 4, 5]" in picker.inner_text(), "the layers beside the picture")
     page.screenshot(path=tmp_path / "lab-lassoed.png")
 
@@ -139,10 +132,7 @@ def test_the_tour_as_an_app(app: Sight, tmp_path: Path) -> None:
     picker = show("picker")
     page.screenshot(path=tmp_path / "app-light.png")
     steady(page, picker)
-    page.mouse.click(*spot(page, picker, panel=0, layer=4))
-    app.wait(lambda: "layers = [4]" in picker.inner_text(), "layer 4 beside the picture")
-    lasso(page, picker, panel=1, first=3, last=5)
-    app.wait(lambda: "layers = [3, 4, 5]" in picker.inner_text(), "layers 3 to 5 beside the picture")
+    pick(app, picker, lambda: json.loads(picker.inner_text().split("layers = ")[1].split("\n")[0]))
     turn_and_type(app, show, tmp_path / "app")
     page.screenshot(path=tmp_path / "app-whole.png", full_page=True)
     app.require_quiet()
@@ -181,6 +171,15 @@ def replies(dial: Any) -> list[str]:
     cells = dial.query_selector_all(".widget-html-content div div div")
     assert len(cells) == 2, text
     return [cell.inner_text().split("\n", 1)[1] for cell in cells]
+
+
+def pick(sight: Sight, picker: Any, layers: Callable[[], list[int]]) -> None:
+    """One layer by a click in the upper panel, three by a lasso in the lower one."""
+    page = sight.page
+    page.mouse.click(*spot(page, picker, panel=0, layer=4))
+    sight.wait(lambda: layers() == [4], "layer 4")
+    lasso(page, picker, panel=1, first=3, last=5)
+    sight.wait(lambda: layers() == [3, 4, 5], "layers 3 to 5")
 
 
 def lasso(page: Any, widget: Any, *, panel: int, first: int, last: int) -> None:

@@ -10,8 +10,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from workbench.shipped import shipped_path
-
 FIGURES = Path(__file__).parents[1] / "figures"
 FEW = 0.02
 """Share of a column's values that may differ: elsewhere a near tie goes the other way, or two ranks swap."""
@@ -27,8 +25,6 @@ def pictures() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def subject(pictures: ModuleType) -> Any:
-    if not shipped_path("organisms").is_dir():
-        pytest.skip("no embedded models in data/organisms yet")
     return pictures.Subject()
 
 

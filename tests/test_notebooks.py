@@ -20,7 +20,6 @@ from torch.nn.functional import cosine_similarity
 from typer.testing import CliRunner
 
 from workbench.cli import app
-from workbench.shipped import shipped_path
 
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT / "notebooks"
@@ -433,7 +432,6 @@ def shown(cells: list[NotebookNode], tag: str) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shipped_path("organisms").is_dir(), reason="no embedded models in data/organisms yet")
 def test_it_runs_and_its_claims_hold(executed: NotebookNode) -> None:
     asked, answered = list(shown(code(executed), "check")), list(shown(code(executed), "answer"))
     assert len(asked) == len(answered) >= 1

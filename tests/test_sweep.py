@@ -67,7 +67,10 @@ def test_the_summary_is_tidy_and_has_intervals(swept):
     assert len(summary) == 2 * (1 + 3 * 12)
     assert (summary["low"] <= summary["mean"]).all() and (summary["high"] > summary["low"]).all()
     assert math.isnan(summary[summary["arm"] == "unsteered"]["alpha"].iloc[0])
-    assert wb.plots.strength_curves(summary[summary["layers"].isin(["2", None])]).data
+    place = summary["layers"].isin(["2", None]) & summary["positions"].isin(["all", None])
+    assert wb.plots.strength_curves(summary[place]).data
+    with pytest.raises(ValueError, match="got 2 kinds of positions in one frame, expected one"):
+        wb.plots.strength_curves(summary[summary["layers"].isin(["2", None])])
 
 
 def result(rows, spec):

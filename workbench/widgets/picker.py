@@ -92,8 +92,8 @@ class LayerPicker(Handles):
     def _build(self) -> Any:
         from ipywidgets import HTML, VBox
 
-        self._picture, self._said = live(self.figure()), HTML()
-        self._picture.update_layout(dragmode="lasso", clickmode="event+select")
+        handles = dict(dragmode="lasso", clickmode="event+select")
+        self._picture, self._said = live(self.figure().update_layout(handles)), HTML()
         marks = [trace for trace in self._picture.data if trace.mode == "lines+markers"]
         self._selected: set[int] = set()
         for number, trace in enumerate(marks):
