@@ -111,6 +111,12 @@ class Subject:
             self.target, prompts, self.plan, alpha=STRENGTHS, placebo=4, controls=own, max_new_tokens=64
         )
 
+    @cached_property
+    def ungated(self) -> wb.SweepResult:
+        """The same strengths without a gate."""
+        prompts, plan = stratified(self.pairs.val, SWEPT, seed=SEED), self.plan.with_gate(wb.AlwaysOpen())
+        return wb.run_sweep(self.target, prompts, plan, alpha=STRENGTHS, placebo=1, max_new_tokens=64)
+
 
 def vector_strength(s: Subject) -> Drawn:
     """01: three models side by side."""
@@ -226,9 +232,11 @@ def curves(s: Subject) -> Drawn:
 
 
 def trade_off(s: Subject) -> Drawn:
-    """10: what each strength gains against what it costs."""
-    frame = s.sweep.summary(metrics=("asr_not_refused", "over_refusal"))
-    return frame, wb.plots.strength_trade_off(s.sweep, unit="α")
+    """10: what each strength gains against what it costs, with the gate and without it."""
+    metrics = ("asr_not_refused", "over_refusal")
+    gated, bare = (swept.summary(metrics=metrics) for swept in (s.sweep, s.ungated))
+    frame = pd.concat([gated, bare[bare["arm"] == "steered"].assign(arm="no gate")], ignore_index=True)
+    return frame, wb.plots.strength_trade_off(frame, unit="α")
 
 
 PICTURES: Mapping[str, Callable[[Subject], Drawn]] = {

@@ -8,10 +8,10 @@ from workbench.activations import last_token_activations
 from workbench.gates import AlwaysOpen, ThresholdGate, project
 from workbench.insight.attribution import attribution_gap, direction_attribution, refusal_attribution
 from workbench.insight.lens import lens_logits, opening_tokens, unembedding_of, vector_lens
-from workbench.insight.reading import texts_of
+from workbench.insight.reading import texts_of, token_text
 from workbench.insight.steered import refusal_lead, steered_residuals
 from workbench.insight.tokens import jailbreak_twins, token_map
-from workbench.loading import Model, load_model
+from workbench.loading import Model, load_model, load_tokenizer
 from workbench.models import context_length, tokenizer_of, transformers_model
 from workbench.prompts import Prompt, PromptSet, load_contrast
 from workbench.steering import SteeringPlan
@@ -93,6 +93,17 @@ def test_a_token_maps_last_column_is_what_the_gate_reads(model: Model, prompts, 
     scores = scores[scores["position"] == scores.groupby("prompt")["position"].transform("max")]
     table = scores.pivot(index="prompt", columns="layer", values="reads").to_numpy() * vectors.norms.numpy()
     assert torch.allclose(torch.tensor(table).float(), gate.read(read).scores, atol=1e-3)
+
+
+def test_a_piece_of_a_character_goes_by_the_name_that_the_tokenizer_has_for_it():
+    tokenizer = load_tokenizer("organism:base")
+    tokens = range(len(tokenizer))
+    pieces = [token for token in tokens if "\ufffd" in tokenizer.decode([token])]
+    assert pieces, "this tokenizer has bytes that are no text"
+    assert all("\ufffd" not in token_text(tokenizer, token) for token in tokens)
+    assert token_text(tokenizer, pieces[0]) == tokenizer.convert_ids_to_tokens(pieces[0])
+    (word,) = tokenizer("How", add_special_tokens=False)["input_ids"]
+    assert token_text(tokenizer, word) == "How"
 
 
 def test_a_token_map_has_the_text_and_no_padding(model: Model, prompts, vectors):
@@ -181,7 +192,7 @@ def test_the_lead_at_the_last_layer_is_the_models_own(model: Model, prompts, vec
         assert last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
     best = logits.argmax(-1).tolist()
     end = frame[(frame["layer"] == 3) & (frame["arm"] == "unsteered")]
-    assert end["token"].tolist() == [tokenizer_of(model).decode([token]) for token in best]
+    assert end["token"].tolist() == [token_text(tokenizer_of(model), token) for token in best]
     kinds = {**dict.fromkeys(no.tolist(), "refusal"), **dict.fromkeys(yes.tolist(), "compliance")}
     assert end["opens"].tolist() == [kinds.get(token, "other") for token in best]
 

@@ -100,6 +100,21 @@ def test_controls_are_grey_and_dashed_and_carry_no_band():
     assert sum(trace.fill == "toself" for trace in fig.data) == 2
 
 
+def test_controls_are_told_apart_by_their_marks_and_each_name_begins_with_its_own():
+    names = [f"control {n}" for n in range(5)]
+    more = [RATES[RATES["arm"] == "random"].assign(arm=name) for name in names]
+    fig = plots.strength_curves(pd.concat([RATES, *more]))
+    panels = RATES["metric"].nunique()
+    controls = [t for t in fig.data if t.line.color == COLOURS["control"] and t.fill is None]
+    symbols = [trace.marker.symbol for trace in controls]
+    assert len(set(symbols)) == len(symbols) / panels == 6
+    texts = [annotation.text for annotation in fig.layout.annotations]
+    for name in ("random", *names):
+        named = [text for text in texts if text.endswith(f" {name}")]
+        assert len(named) == panels and len(set(named)) == 1
+    assert len({text.split()[0] for text in texts if text.endswith(("random", *names))}) == 6
+
+
 def test_a_dose_has_a_mark_per_seed_and_a_line_through_the_means():
     fig = plots.dose_response(DOSE)
     panels = len(plots.DOSE_SETTINGS) * len(plots.DOSE_METRICS)
@@ -131,7 +146,7 @@ def test_the_unsteered_arm_runs_across():
 
 def test_every_line_is_named_beside_itself():
     texts = {annotation.text for annotation in plots.strength_curves(RATES).layout.annotations}
-    assert {"unsteered", "steered", "random"} <= texts
+    assert {"unsteered", "steered", "● random"} <= texts
 
 
 def test_chosen_layers_are_shaded():

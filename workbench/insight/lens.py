@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from workbench.insight.reading import chosen_layers, require_there
+from workbench.insight.reading import chosen_layers, require_there, token_text
 from workbench.loading import Model
 from workbench.models import d_model, device_of, model_name, space_of, tokenizer_of, transformers_model
 from workbench.vectors import SteeringVectors
@@ -72,7 +72,7 @@ def vector_lens(
         for side, largest in (("promoted", True), ("suppressed", False)):
             values, ids = row.topk(top, largest=largest)
             for rank, (value, token) in enumerate(zip(values.tolist(), ids.tolist(), strict=True), start=1):
-                word = str(tokenizer.decode([token]))
+                word = token_text(tokenizer, token)
                 rows.append((name or vectors.provenance.model, layer, side, rank, word, token, value))
     if not rows:
         raise ValueError(f"no direction at layers {chosen}: they are all zero there, choose other layers")

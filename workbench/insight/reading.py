@@ -50,7 +50,13 @@ class Texts:
 
     def words(self, row: int) -> list[str]:
         """The text of each token of this row, white space included."""
-        return [str(self.tokenizer.decode([token])) for token in self.rows[row]]
+        return [token_text(self.tokenizer, token) for token in self.rows[row]]
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The text of one token; of one that is a piece of a character, and no text by itself, the tokenizer's name."""
+    text = str(tokenizer.decode([token]))
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
 
 
 def texts_of(model: Model, prompts: Prompts, *, reply: str = "") -> Texts:

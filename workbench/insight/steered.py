@@ -17,7 +17,7 @@ from torch import Tensor
 from workbench.decoding.asking import Prompts
 from workbench.generation import steered
 from workbench.insight.lens import lens_logits, opening_tokens
-from workbench.insight.reading import Texts, read_texts, require_there, texts_of
+from workbench.insight.reading import Texts, read_texts, require_there, texts_of, token_text
 from workbench.loading import Model
 from workbench.models import n_layers, space_of
 from workbench.steering import SteeringPlan
@@ -103,7 +103,7 @@ def refusal_lead(
             likeliest = logits.argmax(-1).tolist()
             for number, (prompt, token) in enumerate(zip(texts.prompts, likeliest, strict=True)):
                 said, done = float(refuses[number]), float(complies[number])
-                word, opens = str(texts.tokenizer.decode([token])), kinds.get(token, "other")
+                word, opens = token_text(texts.tokenizer, token), kinds.get(token, "other")
                 rows.append((number, prompt.label, layer, arm, said, done, said - done, word, opens))
     columns = ["prompt", "label", "layer", "arm", "refusal", "compliance", "lead", "token", "opens"]
     return pd.DataFrame(rows, columns=columns)

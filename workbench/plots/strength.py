@@ -1,6 +1,7 @@
 """Pictures of strength: rates against it, and what each strength gains against what it costs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import cycle
 from types import MappingProxyType
 
 import pandas as pd
@@ -21,6 +22,10 @@ METRIC_NAMES: Mapping[str, str] = MappingProxyType(
         "utility": "domain accuracy",
     }
 )
+# A mark for each control, in order, and before its name: grey lines are told apart by nothing else.
+MARKS: Mapping[str, str] = MappingProxyType(
+    {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "triangle-down": "▼", "cross": "✚"}
+)
 TICKS = [0, 0.25, 0.5, 0.75, 1]
 CURVES = ("asr_not_refused", "jailbreak_not_refused", "over_refusal", "broken")
 
@@ -33,7 +38,7 @@ def strength_curves(
     finding: str = "",
     method: str = "",
 ) -> go.Figure:
-    """Rates against strength, a small multiple per metric, a line per arm, controls light grey and dashed.
+    """Rates against strength, a small multiple per metric, a line per arm; controls are grey, dashed and marked.
 
     Of a sweep, the rates of `CURVES` are drawn. A frame has arm, alpha, metric, mean, low and high, as
     `SweepResult.summary()` has. Arms named `steered` and `unsteered` have colours of their own, others are controls.
@@ -46,6 +51,7 @@ def strength_curves(
     fig = panels(-(-len(metrics) // cols), cols, [METRIC_NAMES.get(metric, metric) for metric in metrics])
     left, right = frame["alpha"].min(), frame["alpha"].max()
     span = max(right - left, 1e-9)
+    marks = _marks(frame["arm"].unique())
     for number, metric in enumerate(metrics):
         row, col = number // cols + 1, number % cols + 1
         ends = []
@@ -56,10 +62,13 @@ def strength_curves(
                 part, mode = pd.concat([part.iloc[:1].assign(alpha=end) for end in (left, right)]), "lines"
             if line["dash"] == "solid":  # bands of many controls would cover what they are compared with
                 add_band(fig, part["alpha"], part["low"], part["high"], colour, row=row, col=col)
-            fig.add_scatter(x=part["alpha"], y=part["mean"], mode=mode, line=line, row=row, col=col)
-            ends.append(
-                (str(arm), colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1]))
+            symbol = marks.get(str(arm), "circle")
+            marker = dict(symbol=symbol, size=7)
+            fig.add_scatter(
+                x=part["alpha"], y=part["mean"], mode=mode, line=line, marker=marker, row=row, col=col
             )
+            name = f"{MARKS[symbol]} {arm}" if arm in marks else str(arm)
+            ends.append((name, colour if line["dash"] == "solid" else QUIET, float(part["mean"].iloc[-1])))
         add_labels(fig, ends, x=right, row=row, col=col, gap=0.085, low=0.0, high=1.0)
         if chosen is not None:
             fig.add_vline(
@@ -137,7 +146,7 @@ def strength_trade_off(
             text=text,
             showarrow=False,
             xanchor="left",
-            xshift=12,
+            xshift=32,  # beside the strengths' names
             bgcolor="rgba(255, 255, 255, 0.85)",
             font=dict(color=colour, size=12),
         )
@@ -202,6 +211,12 @@ def _strongest_effect(frame: pd.DataFrame, unit: str) -> str:
         if arm not in ("steered", "unsteered") and alpha in found
     ]
     return ", ".join([said, *others])
+
+
+def _marks(arms: Iterable[object]) -> dict[str, str]:
+    """The symbol of every control; more controls than symbols begin anew."""
+    controls = [str(arm) for arm in arms if arm not in ("steered", "unsteered")]
+    return dict(zip(controls, cycle(MARKS), strict=False))
 
 
 def _line_of(arm: str) -> tuple[dict[str, object], str]:
