@@ -8,6 +8,7 @@ notebooks run with the renderer that embeds plotly itself.
 """
 
 import argparse
+import copy
 import os
 import re
 import sys
@@ -22,6 +23,10 @@ from nbformat import NotebookNode
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE / "html"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+NO_HANDLES = (
+    "<em>Something to turn by hand, with a kernel behind it: open this notebook with workbench lab.</em>"
+)
 EMBEDDED = "plotly_mimetype+notebook"
 DETAILS = re.compile(r"<details>.*?</details>", re.S)
 REMOTE = re.compile(r'<script src="https?://[^"]*"></script>')
@@ -81,8 +86,13 @@ def execute(notebook: NotebookNode, *, embedded: bool = False, timeout: int = 90
 
 
 def page(notebook: NotebookNode, title: str) -> str:
-    """An HTML page that shows everything without a network."""
+    """An HTML page that shows everything without a network; where a handle would be it says where to turn it."""
     from nbconvert import HTMLExporter
+
+    notebook = copy.deepcopy(notebook)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
+        if WIDGET in output.get("data", {}):
+            output.data = {"text/html": NO_HANDLES}
 
     # Each of these is a script from somewhere else, for formulas and diagrams that the course does without.
     exporter = HTMLExporter(

@@ -401,6 +401,15 @@ def test_a_page_needs_no_network(folder: Path) -> None:
     assert "application/vnd.plotly.v1+json" in outputs[-1].data
 
 
+def test_a_page_says_where_a_handle_is_to_be_turned(folder: Path) -> None:
+    (folder / "00_small.py").write_text("# %%\nimport ipywidgets\n\nipywidgets.FloatSlider()\n")
+    build.main(["--html"])
+    page = (folder / "html" / "00_small.html").read_text(encoding="utf-8")
+    assert build.NO_HANDLES in page and "FloatSlider(value" not in page
+    (output,) = code(nbformat.read(folder / "00_small.ipynb", as_version=4))[0].outputs
+    assert build.WIDGET in output.data, "the notebook keeps it"
+
+
 def test_solutions_are_run_after_their_check(folder: Path) -> None:
     cells = code(build.with_solutions(build.read(folder / "00_small.py")))
     assert [cell.source for cell in cells[1:4]] == ["print(mine)", "mine = 3\n", "print(mine)"]
