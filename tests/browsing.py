@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ BENIGN = ("ResizeObserver loop", "setData is not a function")
 """Said where nothing is wrong: by browsers, about layout that needed another round; by plotly's renderer in Voilà, when
 it would keep a still of a picture in the notebook, which an app has none of.
 """
+
+STILLBORN = "[anywidget] Failed to initialize model"
 
 
 def free_port() -> int:
@@ -107,7 +110,25 @@ class Sight:
             if result := found():
                 return result
             self.page.wait_for_timeout(200)
-        raise AssertionError(f"waited {patience:g} s for {what}")
+        shot = Path(tempfile.gettempdir()) / "workbench-waited.png"
+        self.page.screenshot(path=shot)
+        raise AssertionError(
+            f"waited {patience:g} s for {what}; the page then: {shot}; errors: {self.errors}"
+        )
+
+    def start(self, show: Callable[[], None], *, attempts: int = 5) -> None:
+        """Show the handles, anew where one of them never came to life.
+
+        anywidget gives every model two seconds to load its code, plotly's five megabytes, and gives it up after that. A
+        machine that is busy starting the rest may need longer: whoever meets that runs the cell again.
+        """
+        for _ in range(attempts):
+            show()
+            self.page.wait_for_timeout(3000)
+            if not any(STILLBORN in error for error in self.errors):
+                return
+            self.errors = [error for error in self.errors if STILLBORN not in error]
+        raise AssertionError(f"{attempts} times a handle did not come to life within anywidget's two seconds")
 
 
 @contextmanager

@@ -59,10 +59,14 @@ def lab(course: Path, tmp_path: Path) -> Iterator[Sight]:
     with serving(command, f"http://{HERE}:{port}/api", tmp_path / "home"), looking() as sight:
         sight.page.goto(f"http://{HERE}:{port}/lab/tree/{TOUR}?token={TOKEN}")
         sight.wait(lambda: sight.page.evaluate(_KERNEL), "a kernel")
-        sight.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute("
-                            "'notebook:run-all-cells').then(well => { window.ran = well; }); }")  # fmt: skip
-        sight.wait(lambda: sight.page.evaluate("() => window.ran !== null"), "all cells", patience=600)
-        assert sight.page.evaluate("() => window.ran"), "every cell ran, the claims among them"
+
+        def run_all() -> None:
+            sight.page.evaluate("() => { window.ran = null; window.jupyterapp.commands.execute("
+                                "'notebook:run-all-cells').then(well => { window.ran = well; }); }")  # fmt: skip
+            sight.wait(lambda: sight.page.evaluate("() => window.ran !== null"), "all cells", patience=600)
+            assert sight.page.evaluate("() => window.ran"), "every cell ran, the claims among them"
+
+        sight.start(run_all)
         yield sight
 
 
@@ -74,8 +78,14 @@ def app(course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setenv(name, value)
     command = app_command(course / "app" / TOUR, port=port, browser=False)
     with serving(command, f"http://{HERE}:{port}/static/none", tmp_path / "home"), looking() as sight:
-        sight.page.goto(f"http://{HERE}:{port}/", timeout=600_000, wait_until="commit")
-        sight.wait(lambda: sight.page.locator(".widget-textarea").count() == 2, "all handles", patience=600)
+
+        def open_page() -> None:
+            sight.page.goto(f"http://{HERE}:{port}/", timeout=600_000, wait_until="commit")
+            sight.wait(
+                lambda: sight.page.locator(".widget-textarea").count() == 2, "all handles", patience=600
+            )
+
+        sight.start(open_page)
         yield sight
 
 
