@@ -92,7 +92,7 @@ def page(notebook: NotebookNode, title: str) -> str:
     notebook = copy.deepcopy(notebook)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
         if WIDGET in output.get("data", {}):
-            output.data = {"text/html": NO_HANDLES}
+            output.data = {"text/html": output.data.get("text/html", "") + NO_HANDLES}
 
     # Each of these is a script from somewhere else, for formulas and diagrams that the course does without.
     exporter = HTMLExporter(

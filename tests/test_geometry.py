@@ -65,6 +65,9 @@ def test_a_planted_difference_is_long_and_its_band_holds_the_truth():
     frame = vector_strength(TRAIN).set_index("layer")
     assert frame.loc[1, "gap_norm_low"] < 6.1 and frame.loc[1, "gap_norm_high"] > 5.9
     assert (frame["gap_norm"].between(frame["gap_norm_low"], frame["gap_norm_high"])).all()
+    # The spread of a difference of two means of 40, each of variance 1, twice the standard error to either side.
+    width = frame["gap_norm_high"] - frame["gap_norm_low"]
+    assert width.between(0.5 * 4 * (2 / 40) ** 0.5, 1.5 * 4 * (2 / 40) ** 0.5).all()
     assert frame.loc[1, "gap_norm_low"] > 3 * frame.loc[1, "shuffled"]
     # Noise has a length, and no more of it than shuffled labels have.
     assert (frame.loc[[0, 2], "gap_norm"] < 2 * frame.loc[[0, 2], "shuffled"]).all()
@@ -80,6 +83,18 @@ def test_more_prompts_find_more_and_all_of_them_are_drawn_once():
     whole = layer_profile(VECTORS, VAL).frame.set_index("layer")
     assert frame.loc[(1, 40), "auroc"] == pytest.approx(whole.loc[1, "auroc"], abs=1e-6)
     assert sorted(set(extraction_growth(TRAIN, VAL, draws=1)["size"])) == [1, 2, 4, 8, 16, 32, 40]
+
+
+def test_the_band_of_growth_is_as_wide_as_its_draws():
+    """A weak difference read from one prompt a side: by the luck of the draw it points either way."""
+    weak, held_out = (
+        replace(read, values=read.values.clone(), prompts=None) for read in (TRAIN, activations(3, n=300))
+    )
+    for read in (weak, held_out):
+        read.values[:, 1, 0] -= torch.where(read.harmful, 2.6, -2.6)
+    frame = extraction_growth(weak, held_out, sizes=[1, 40], draws=12).set_index(["layer", "size"])
+    width = frame["high"] - frame["low"]
+    assert width[1, 1] > 2 * width[1, 40]
 
 
 def test_shuffled_labels_grow_into_nothing():
@@ -119,6 +134,10 @@ def test_the_first_component_is_the_planted_axis_turned_to_the_right():
     at = frame[frame["layer"] == 1]
     place = at.groupby("label")["first"].mean()
     assert place["harmful"] > 2 and place["harmless"] < -2
+    second = frame.pivot(index="prompt", columns="layer", values="second")
+    assert all(second[layer] @ second[layer + 1] > 0 for layer in range(2)), (
+        "from layer to layer it keeps its turn"
+    )
     assert at["first_share"].iloc[0] > 0.5 > frame[frame["layer"] == 0]["first_share"].iloc[0]
     spread = np.linalg.svd(TRAIN.values[:, 1] - TRAIN.values[:, 1].mean(0), compute_uv=False) ** 2
     assert at["first_share"].iloc[0] == pytest.approx(spread[0] / spread.sum(), rel=1e-4)
@@ -167,6 +186,11 @@ def test_a_wrapper_that_hides_the_harm_slips_through():
     assert rate.loc[("none", "attack"), "open"] > 0.95
     assert rate.loc[("story", "attack"), "open"] < 0.05 < rate.loc[("story", "attack"), "high"]
     assert rate.loc[("none", "harmless"), "open"] < 0.05
+    asked = activations(1, labels=("harmful", "harmless", "jailbroken"))
+    at_any = gate_by_wrapper(GATE, asked).set_index(["wrapper", "side"]).loc[("none", "harmless"), "open"]
+    assert at_any == pytest.approx(GATE.read(asked).open.any(1)[40:80].double().mean().item())
+    # Forty prompts of thirteen verbs are thirteen for the interval: were all open, Wilson's lower end would be .77.
+    assert rate.loc[("none", "attack"), "low"] < 0.78
     title = plots.gate_by_wrapper(frame).layout.title.text.replace("<br>", " ")
     assert "in the wrapper story: the gate opens on 0 %" in title
 

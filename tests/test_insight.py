@@ -44,9 +44,16 @@ def model_logits(model: Model, batch) -> torch.Tensor:
         return getattr(out, "logits", out)
 
 
-def test_the_lens_is_a_matrix_product(llamas, model: Model, vectors: SteeringVectors):
+def test_the_lens_is_a_matrix_product(checkpoints, backend: str, prompts: PromptSet):
+    """Of a final norm whose weight is not the initial one, which is all ones."""
+    plain = load_model(checkpoints["llama"], backend="plain")
+    with torch.no_grad():
+        plain.model.norm.weight += torch.randn(
+            plain.config.hidden_size, generator=torch.Generator().manual_seed(0)
+        )
+    hooked, model = load_model(plain, backend="hooked"), load_model(plain, backend=backend)
+    vectors = mean_difference(last_token_activations(model, prompts))
     frame = vector_lens(vectors, model, name="v", top=5)
-    hooked, plain = llamas["hooked"], llamas["plain"]
     for weight, matrix in (
         (hooked.ln_final.w, hooked.W_U),
         (plain.model.norm.weight, plain.lm_head.weight.T),
@@ -186,7 +193,7 @@ def test_the_lead_at_the_last_layer_is_the_models_own(model: Model, prompts, vec
     )
     no, yes = opening_tokens(model, REFUSAL, COMPLIANCE, reply=" the")
     logits = model_logits(model, texts_of(model, prompts, reply=" the").batch)[:, -1]
-    expected = logits[:, no].logsumexp(-1) - logits[:, yes].logsumexp(-1)
+    expected = logits[:, no].amax(-1) - logits[:, yes].amax(-1)
     for arm in ("unsteered", "steered"):
         last = frame[(frame["layer"] == 3) & (frame["arm"] == arm)]["lead"]
         assert last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)

@@ -203,6 +203,33 @@ def test_what_strength_gains_is_drawn_against_what_it_costs():
     assert "Attacks not refused and harmless refused are fewest together at α = 1: 10 % and 10 %" in title
 
 
+def test_a_strength_that_breaks_everything_is_no_finding():
+    worst = pd.DataFrame(
+        [dict(arm="steered", alpha=2.0, metric="broken", mean=1.0, low=0.9, high=1.0)]
+        + [
+            dict(arm="steered", alpha=alpha, metric="broken", mean=0.0, low=0.0, high=0.1)
+            for alpha in (0.5, 1.0)
+        ]
+    )
+    sweep = SWEEP.copy()
+    sweep.loc[(sweep["arm"] == "steered") & (sweep["alpha"] == 2.0), ["mean", "low", "high"]] = 0.0
+    for draw, without in (
+        (plots.strength_trade_off, "α = 2: 0 % and 0 %"),
+        (plots.strength_curves, "At α = 2"),
+    ):
+        assert without in draw(sweep).layout.title.text.replace("<br>", " ")
+        told = draw(pd.concat([sweep, worst])).layout.title.text.replace("<br>", " ")
+        assert without not in told and "α = 1" in told
+    fig = plots.strength_trade_off(pd.concat([sweep, worst]))
+    (ours,) = [trace for trace in fig.data if trace.line.color == COLOURS["steered"]]
+    assert list(ours.marker.symbol) == ["circle", "circle", "circle-open"]
+    all_broken = worst.assign(mean=1.0)
+    assert (
+        "Every strength breaks" in plots.strength_trade_off(pd.concat([sweep, all_broken])).layout.title.text
+    )
+    assert "of which some broke" in plots.strength_curves(pd.concat([sweep, all_broken])).layout.title.text
+
+
 def test_titles_are_findings_from_the_frame():
     said = plots.strength_curves(SWEEP, unit="α, in units of ‖v'‖").layout.title.text.replace("<br>", " ")
     assert said == "At α = 2 attacks not refused: 90 % unsteered, 0 % steered, 60 % random"
@@ -237,6 +264,19 @@ def test_titles_are_findings_from_the_frame():
             r"projections: got one side only \(harmful\), expected prompts with harm and without",
         ),
         (lambda: plots.layer_profile(PROFILE.iloc[:0]), "layer profile: the frame is empty"),
+        (lambda: plots.layer_profile(PROFILE.assign(auroc=float("nan"))), "layer profile: got no AUROC"),
+        (
+            lambda: plots.gate_map(GATE.assign(label="unlabelled").drop_duplicates(["label", "layer"])),
+            "gate map: got prompts labelled unlabelled, expected some of harmful",
+        ),
+        (
+            lambda: plots.gate_map(pd.concat([GATE, GATE])),
+            "gate map: got several shares of a label at one layer",
+        ),
+        (
+            lambda: plots.strength_curves(RATES[RATES["arm"] == "unsteered"]),
+            "strength curves: got 0 strengths, expected two or more",
+        ),
         (lambda: plots.gate_map(GATE.iloc[:0]), "gate map: the frame is empty"),
         (lambda: plots.strength_curves(RATES.iloc[:0]), "strength curves: the frame is empty"),
         (lambda: plots.trade_off(TRADE.iloc[:0]), "trade-off: the frame is empty"),

@@ -118,7 +118,10 @@ def test_texts_end_on_one_line_and_are_readable():
 
 def test_the_first_word_that_stays_ahead_is_told():
     said = plots.refusal_lead(LEAD).layout.title.text.replace("<br>", " ")
-    assert "unsteered it ends 2.0 nats behind" in said and "steered it takes the lead at layer 1" in said
+    assert "unsteered it ends 2.0 nats behind" in said and "steered it leads from layer 1 on" in said
+    behind = LEAD.assign(label="jailbroken", lead=-1.0)
+    said = plots.refusal_lead(pd.concat([LEAD, behind])).layout.title.text.replace("<br>", " ")
+    assert "steered it leads from layer 1 on; jailbroken: unsteered it ends 1.0 nats behind" in said
     assert "steered, likeliest word: 2 refusal" in plots.refusal_lead(LEAD).layout.annotations[0].text
     colours = {trace.line.color for trace in plots.refusal_lead(LEAD).data if trace.line.width == 3}
     assert colours == {COLOURS["unsteered"], COLOURS["steered"]}
@@ -128,6 +131,8 @@ def test_steered_layers_are_shaded_and_marked():
     shapes = plots.steered_residuals(STEERED).layout.shapes
     assert {(shape.x0, shape.x1) for shape in shapes if shape.type == "rect"} == {(0.5, 1.5)}
     assert "1<br>•" in plots.steered_tokens(STEERED).layout.xaxis.ticktext
+    said = plots.steered_tokens(STEERED, quantity="norm").layout.title
+    assert "norm moves by" in said.text.replace("<br>", " ") and "‖x‖" in said.subtitle.text
 
 
 def test_a_closed_gate_is_told():
@@ -139,6 +144,10 @@ def test_shares_are_of_the_whole():
     fig = plots.attribution(WRITERS)
     assert fig.data[0].z[0][2] == pytest.approx(50) and fig.data[0].text[0][2] == "50"
     assert "50 % of the direction at layer 1 by layer 1's head 0" in fig.layout.title.text
+    against = plots.attribution(WRITERS.assign(contribution=-WRITERS["contribution"]))
+    assert "50 % of the direction at layer 1, which is negative, by" in against.layout.title.text.replace(
+        "<br>", " "
+    )
 
 
 @pytest.mark.parametrize(

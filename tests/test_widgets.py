@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from plotly.io import renderers
 
 from workbench.activations import last_token_activations
-from workbench.gates import ThresholdGate
+from workbench.gates import ThresholdGate, best_layer
 from workbench.generation import generate
 from workbench.insight.tokens import token_map
 from workbench.loading import Model, load_model
@@ -137,6 +138,23 @@ def test_the_operating_point_is_that_of_the_gate(picker: LayerPicker, vectors, r
 def test_a_notebook_shows_the_widget(picker: LayerPicker):
     shown = picker._repr_mimebundle_()
     assert shown["application/vnd.jupyter.widget-view+json"]["model_id"] == picker.widget.model_id
+
+
+@pytest.mark.parametrize("name", ["picker", "dial", "lens"])
+def test_a_page_without_a_kernel_gets_the_picture_as_it_is(name, picker, dial, hooked, vectors, monkeypatch):
+    handle = {"picker": picker, "dial": dial, "lens": PromptLens(hooked, vectors, prompt=ASK)}[name]
+    assert "text/html" not in handle._repr_mimebundle_()
+    monkeypatch.setattr(renderers, "default", "plotly_mimetype+notebook")
+    assert handle._repr_mimebundle_()["text/html"].count("Plotly.newPlot") == 1
+
+
+def test_a_picker_takes_the_layer_that_best_layer_takes(picker: LayerPicker, vectors, read):
+    """Several layers tell all prompts apart: the one where they lie furthest apart, of those that are picked."""
+    picker.pick(range(4))
+    assert picker.gate.shared_layer == best_layer(vectors, read)
+    others = [layer for layer in range(4) if layer != best_layer(vectors, read)]
+    picker.pick(others)
+    assert picker.gate.shared_layer == best_layer(vectors, read, layers=others) in others
 
 
 def test_the_dial_gives_what_the_library_gives(dial: SteeringDial):

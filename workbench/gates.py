@@ -10,6 +10,7 @@ The trap: a gate reads the *unsteered* prompt. A reading taken after the shift t
 what was asked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -220,10 +221,12 @@ def auroc(scores: Float[Tensor, "prompt layer"], positive: Bool[Tensor, "prompt"
     return torch.tensor([roc_area(column, truth) for column in scores.double().numpy().T])
 
 
-def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
-    """The layer whose projection best tells harmful prompts from the others: by AUROC, then by `separation`.
+def best_layer(
+    vectors: SteeringVectors, activations: Activations, *, layers: Sequence[int] | None = None
+) -> int:
+    """The one of `layers` whose projection best tells harmful prompts from the others: by AUROC, then by `separation`.
 
-    The latter decides where several layers tell all prompts apart.
+    The latter decides where several layers tell all prompts apart. Without `layers` all of the model's take part.
     """
     vectors.space.require(activations.space, "activations")
     projections, harmful = project(vectors, activations), activations.harmful
@@ -232,7 +235,8 @@ def best_layer(vectors: SteeringVectors, activations: Activations) -> int:
             f"got {int(harmful.sum())} harmful of {len(harmful)} prompts, expected two or more of each kind"
         )
     distance = separation(projections[harmful], projections[~harmful]).tolist()
-    return max(zip(auroc(projections, harmful).tolist(), distance, range(len(distance)), strict=True))[2]
+    ranked = list(zip(auroc(projections, harmful).tolist(), distance, range(len(distance)), strict=True))
+    return max(ranked[layer] for layer in (range(len(ranked)) if layers is None else layers))[2]
 
 
 def separation(

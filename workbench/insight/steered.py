@@ -77,13 +77,13 @@ def refusal_lead(
     control: SteeringPlan | None = None,
     reply: str = "",
 ) -> pd.DataFrame:
-    """By layer, how much likelier a refusal's first word is than a compliant one's, by logit lens at the last token.
+    """By layer, the lead of a refusal's likeliest first word over a compliant one's, by logit lens at the last token.
 
-    Columns: prompt, label, layer, arm, refusal and compliance (log of the summed exponentials of the logits of those
-    sentences' first tokens), lead (their difference: above 0 a refusal leads), token (the likeliest of all) and opens
-    (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits. `control`
-    is another plan, shown as arm "control". `reply` is what it has said already: a model that opens with a remark, an
-    "other" word, decides after it. Any backend.
+    Columns: prompt, label, layer, arm, refusal and compliance (the largest logit of those sentences' first tokens),
+    lead (their difference, the log of how much likelier: above 0 a refusal leads), token (the likeliest of all) and
+    opens (what it opens: "refusal", "compliance" or "other"). At the last layer these are the model's own logits.
+    `control` is another plan, shown as arm "control". `reply` is what it has said already: a model that opens with a
+    remark, an "other" word, decides after it. Any backend.
     """
     no, yes = opening_tokens(model, refusal, compliance, reply=reply)
     kinds = dict.fromkeys(no.tolist(), "refusal") | dict.fromkeys(yes.tolist(), "compliance")
@@ -99,7 +99,7 @@ def refusal_lead(
     for arm, residuals in arms.items():
         for layer in range(n_layers(model)):
             logits = lens_logits(model, residuals[:, layer, -1])
-            refuses, complies = logits[:, no].logsumexp(-1), logits[:, yes].logsumexp(-1)
+            refuses, complies = logits[:, no].amax(-1), logits[:, yes].amax(-1)
             likeliest = logits.argmax(-1).tolist()
             for number, (prompt, token) in enumerate(zip(texts.prompts, likeliest, strict=True)):
                 said, done = float(refuses[number]), float(complies[number])

@@ -21,6 +21,10 @@ def gate_scores(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> 
     require_sides(frame, "gate scores")
     if not frame["decides"].any():
         raise ValueError("gate scores: no layer decides in this frame: pass the frame of gate_scores whole")
+    if frame.duplicated(["prompt", "layer"]).any():
+        raise ValueError(
+            "gate scores: got several scores of a prompt at one layer, expected one gate's: choose its rows"
+        )
     labels = frame.groupby("prompt")["label"].first()
     scores = frame.pivot(index="prompt", columns="layer", values="scaled")
     decided = frame[frame["decides"]].pivot(index="prompt", columns="layer", values="open").astype(float)

@@ -63,7 +63,8 @@ def vector_strength(frame: pd.DataFrame, *, finding: str = "", method: str = "")
     )
     method = (
         method
-        or "‖v'‖: length of the mean difference; band: 95 % bootstrap over extraction prompts; dashed: shuffled labels"
+        or "‖v'‖: length of the mean difference, the noise of so few prompts included (dashed: all there is with "
+        "shuffled labels); band: 95 % bootstrap over extraction prompts"
     )
     width = max(560, 120 + 280 * len(models))
     return dress(fig, finding or f"The difference is longest at: {said}", method, width=width, height=440)
@@ -94,13 +95,13 @@ def extraction_growth(frame: pd.DataFrame, *, finding: str = "", method: str = "
     ticks = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
     fig.update_xaxes(type="log", tickvals=ticks, ticktext=[str(tick) for tick in ticks], minor=dict(ticks=""))
     fig.update_yaxes(range=[min(0.0, frame["low"].min()) if frame["low"].min() < 0.3 else 0.3, 1.02])
-    fig.update_xaxes(title_text="prompts", row=len(models))
+    fig.update_xaxes(title_text="prompts a side", row=len(models))
     last = frame[frame["size"] == sizes[-1]]
     best = last.loc[last["auroc"].idxmax()]
     same = frame[(frame["layer"] == best["layer"]) & (frame["model"] == best["model"])].set_index("size")[
         "auroc"
     ]
-    enough = min(size for size in sizes if same[size] >= same[sizes[-1]] - 0.01)
+    enough = min(size for size in sizes if (same[same.index >= size] >= same[sizes[-1]] - 0.01).all())
     finding = finding or (
         f"At layer {best['layer']} of {short_name(best['model'])}, AUROC comes within 0.01 of that of all {sizes[-1]} "
         f"prompts of each kind, {same[sizes[-1]]:.2f}, from {enough} on"

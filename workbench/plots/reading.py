@@ -32,6 +32,10 @@ def layer_profile(
     columns = [f"{measure}{end}" for measure in measures for end in ("", "_low", "_high")]
     require_columns(frame, "layer profile", "model", "layer", *columns)
     require_depth(frame, "layer profile")
+    if frame["auroc"].isna().any():
+        raise ValueError(
+            "layer profile: got no AUROC at some layers (NaN), expected numbers: drop those rows"
+        )
     frame = frame.reset_index(drop=True)  # stacked frames repeat their index
     models = list(frame["model"].unique())
     if frame["balanced_accuracy"].isna().all():  # vectors without midpoints: no threshold, and no empty panel
@@ -176,6 +180,13 @@ def gate_map(
     """
     require_columns(frame, "gate map", "label", "layer", "open")
     labels = [label for label in LABELS if label in set(frame["label"])]
+    if not labels:
+        found = ", ".join(sorted(map(str, frame["label"].unique())))
+        raise ValueError(f"gate map: got prompts labelled {found}, expected some of {', '.join(LABELS)}")
+    if frame.duplicated(["label", "layer"]).any():
+        raise ValueError(
+            "gate map: got several shares of a label at one layer, expected one gate's: choose its rows"
+        )
     table = frame.pivot(index="label", columns="layer", values="open").loc[labels]
     fig = go.Figure(
         go.Heatmap(
@@ -216,4 +227,4 @@ def _opens(table: pd.DataFrame, chosen_gate: int | None) -> str:
 
 
 def _shaded(chosen: Sequence[int]) -> str:
-    return f"; shaded: steered layers {', '.join(map(str, chosen))}" if chosen else ""
+    return f"; shaded: chosen layers {', '.join(map(str, chosen))}" if chosen else ""

@@ -1,7 +1,7 @@
 """Pictures of a steered run: what the shift does to residuals, layer by layer and token by token, and to the reply."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from workbench.style import COLOURS, DIVERGING, INK, QUIET, add_labels, dress, s
 
 _QUANTITIES = {"norm": "‖x‖", "projection": "x · θ", "cosine": "cos(x, θ)"}
 _ARMS = ("unsteered", "control", "steered")
+Quantity: TypeAlias = Literal["norm", "projection", "cosine"]
 
 
 def steered_residuals(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
@@ -39,13 +40,20 @@ def steered_residuals(frame: pd.DataFrame, *, finding: str = "", method: str = "
     return dress(fig, finding or _residual_found(last, steered_layers), method, width=980, height=330)
 
 
-def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") -> go.Figure:
-    """What the shift changed in the projection of every token at every layer, steered minus unsteered, up to 4 prompts.
+def steered_tokens(
+    frame: pd.DataFrame, *, quantity: Quantity = "projection", finding: str = "", method: str = ""
+) -> go.Figure:
+    """What the shift changed in every token's residual at every layer, steered minus unsteered, up to 4 prompts.
 
-    `frame` is that of `insight.steered.steered_residuals`.
+    `frame` is that of `insight.steered.steered_residuals`; `quantity` is "projection" on the safety direction, "cosine"
+    with it, or "norm" of the residual.
     """
+    if quantity not in _QUANTITIES:
+        raise ValueError(
+            f"steered tokens: got quantity {quantity!r}, expected one of {', '.join(_QUANTITIES)}"
+        )
     require_columns(
-        frame, "steered tokens", "prompt", "label", "position", "token", "layer", "arm", "projection", "shift"
+        frame, "steered tokens", "prompt", "label", "position", "token", "layer", "arm", quantity, "shift"
     )
     _require_arms(frame, "steered tokens")
     prompts = list(frame["prompt"].unique())
@@ -55,11 +63,12 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
         )
     labels = frame.groupby("prompt")["label"].first()
     fig = text_panels([str(labels[prompt]) for prompt in prompts])
+    symbol = _QUANTITIES[quantity]
     changes: dict[Any, tuple[pd.DataFrame, list[str]]] = {}
     longest = 0
     for prompt in prompts:
         arms = {
-            arm: text_table(frame[(frame["prompt"] == prompt) & (frame["arm"] == arm)], "projection")
+            arm: text_table(frame[(frame["prompt"] == prompt) & (frame["arm"] == arm)], quantity)
             for arm in ("unsteered", "steered")
         }
         changes[prompt] = arms["steered"][0] - arms["unsteered"][0], arms["steered"][1]
@@ -69,15 +78,15 @@ def steered_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") 
     for col, (table, words) in enumerate(changes.values(), start=1):
         longest = max(longest, len(words))
         add_text_map(
-            fig, table, words, limit=limit or 1.0, title="change<br>of x · θ", colours=DIVERGING, col=col
+            fig, table, words, limit=limit or 1.0, title=f"change<br>of {symbol}", colours=DIVERGING, col=col
         )
     finish_text_panels(fig, longest, _steered(frame))
     method = method or (
-        "steered minus unsteered projection on the safety direction θ of each layer, residual units (white: none); "
+        f"steered minus unsteered {symbol}, θ the safety direction of each layer (white: no change); "
         "• layer where the shift is added (as much at every shifted token); the rest is the model's own answer to it"
     )
     width = 150 + 330 * len(prompts) if len(prompts) > 1 else 620
-    said = finding or _changed([table for table, _ in changes.values()], _steered(frame))
+    said = finding or _changed([table for table, _ in changes.values()], _steered(frame), quantity)
     return dress(fig, said, method, width=width, height=120 + 17 * longest)
 
 
@@ -101,8 +110,8 @@ def refusal_lead(
     fig.update_xaxes(title_text="layer", tickvals=_ticks(frame["layer"]), range=_room(frame["layer"]))
     fig.update_yaxes(title_text="refusal leads by (nats)", row=1, col=1)
     method = method or (
-        "logit lens at the token before the reply goes on: log-odds of a refusal's first word over a compliant one's; "
-        "last layer: the model's own logits; thin: a prompt, thick: their mean"
+        "logit lens at the token before the reply goes on: log of how much likelier a refusal's likeliest first word "
+        "is than a compliant one's; last layer: the model's own logits; thin: a prompt, thick: their mean"
     )
     if chosen:
         method += f"; shaded: steered layers {', '.join(map(str, chosen))}"
@@ -187,13 +196,13 @@ def _residual_found(last: pd.DataFrame, layers: Sequence[int]) -> str:
     )
 
 
-def _changed(changes: Sequence[pd.DataFrame], layers: Sequence[int]) -> str:
+def _changed(changes: Sequence[pd.DataFrame], layers: Sequence[int], quantity: str) -> str:
     if not layers:
         return "The gate stays closed: no token's residual changes"
     mean = pd.concat(changes).mean()
     first, last = layers[0], int(mean.index[-1])
     return (
-        f"The mean token's projection moves by {mean[first]:+.3g} at layer {first}, the first that is steered, and is "
+        f"The mean token's {quantity} moves by {mean[first]:+.3g} at layer {first}, the first that is steered, and is "
         f"{mean[last]:+.3g} away from the unsteered one at layer {last}"
     )
 
@@ -207,17 +216,24 @@ def _opened(frame: pd.DataFrame, label: str) -> str:
 
 
 def _lead_found(frame: pd.DataFrame) -> str:
-    arms = []
+    """Of attacks, or of all where there are none: label by label, where the mean lead of each arm ends."""
     attacks = frame[frame["label"].isin(ATTACKS)]
     frame = frame if attacks.empty else attacks
-    for arm, part in frame.groupby("arm", sort=False):
-        mean = part.groupby("layer")["lead"].mean().sort_index()
-        behind = mean.index[mean <= 0]
-        if mean.iloc[-1] <= 0:
-            arms.append(f"{arm} it ends {-mean.iloc[-1]:.1f} nats behind")
-        elif len(behind) == 0:
-            arms.append(f"{arm} it leads from the first layer on")
-        else:
-            start = mean.index[mean.index > behind[-1]][0]
-            arms.append(f"{arm} it takes the lead at layer {start}")
-    return f"A refusal's first word, {' and '.join(frame['label'].unique())}: " + "; ".join(arms)
+    said = []
+    for label, kind in frame.groupby("label", sort=False):
+        arms = [
+            f"{arm} it {_ends(part.groupby('layer')['lead'].mean().sort_index())}"
+            for arm, part in kind.groupby("arm", sort=False)
+            if arm != "control"
+        ]
+        said.append(f"{label}: {', '.join(arms)}")
+    return f"A refusal's first word, {'; '.join(said)}"
+
+
+def _ends(mean: "pd.Series[float]") -> str:
+    behind = mean.index[mean <= 0]
+    if mean.iloc[-1] <= 0:
+        return f"ends {-mean.iloc[-1]:.1f} nats behind"
+    if len(behind) == 0:
+        return "leads from the first layer on"
+    return f"leads from layer {mean.index[mean.index > behind[-1]][0]} on"

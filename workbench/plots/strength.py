@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from workbench.plots.panels import panels, require_columns
 from workbench.style import COLOURS, GRID, QUIET, add_band, add_labels, dress, spread, tint
 from workbench.sweep import SweepResult
+from workbench.sweep.results import MAX_BROKEN
 
 # Metrics of a sweep, as a reader calls them.
 METRIC_NAMES: Mapping[str, str] = MappingProxyType(
@@ -46,6 +47,10 @@ def strength_curves(
     frame = sweep.summary(metrics=CURVES) if isinstance(sweep, SweepResult) else sweep
     require_columns(frame, "strength curves", "arm", "alpha", "metric", "mean", "low", "high")
     _require_one_place(frame, "strength curves")
+    if frame["alpha"].nunique() < 2:
+        raise ValueError(
+            f"strength curves: got {frame['alpha'].nunique()} strengths, expected two or more: a curve joins them"
+        )
     metrics = list(frame["metric"].unique())
     cols = min(2, len(metrics))
     fig = panels(-(-len(metrics) // cols), cols, [METRIC_NAMES.get(metric, metric) for metric in metrics])
@@ -98,9 +103,11 @@ def strength_trade_off(
     """What each strength gains against what it costs: a mark per strength, joined in their order, a line per arm.
 
     Of a sweep, or of its summary: arm, alpha, metric, mean, low and high. `gain` and `cost` are two of its metrics,
-    both better when smaller; intervals are drawn on the steered arm.
+    both better when smaller; intervals are drawn on the steered arm. Broken replies are neither not refused nor
+    refused: strengths that break more than `MAX_BROKEN` of attacks are hollow marks, where the frame has `broken`, and
+    no finding.
     """
-    frame = sweep.summary(metrics=(gain, cost)) if isinstance(sweep, SweepResult) else sweep
+    frame = sweep.summary(metrics=(gain, cost, "broken")) if isinstance(sweep, SweepResult) else sweep
     what = "strength trade-off"
     require_columns(frame, what, "arm", "alpha", "metric", "mean", "low", "high")
     if missing := [metric for metric in (gain, cost) if metric not in set(frame["metric"])]:
@@ -111,6 +118,7 @@ def strength_trade_off(
         )
     _require_one_place(frame, what)
     frame = frame.assign(alpha=frame["alpha"].fillna(0.0))  # the unsteered arm has none
+    broken = _broken(frame)
     wide = frame[frame["metric"].isin([gain, cost])].pivot(
         index=["arm", "alpha"], columns="metric", values=["mean", "low", "high"]
     )
@@ -130,7 +138,10 @@ def strength_trade_off(
             if str(arm) == "steered"
         }  # fmt: skip
         fig.add_scatter(
-            x=x, y=y, mode="lines+markers", line=line, marker=dict(color=colour, size=10 if len(part) == 1 else 7),
+            x=x, y=y, mode="lines+markers", line=line,
+            marker=dict(color=colour, size=10 if len(part) == 1 else 7, symbol=[
+                "circle-open" if alpha in broken.get(str(arm), ()) else "circle" for alpha in part.index
+            ]),
             customdata=part.index, hovertemplate="%{customdata}: %{x:.2f}, %{y:.2f}<extra></extra>", **error,
         )  # fmt: skip
         if str(arm) == "steered":
@@ -155,14 +166,18 @@ def strength_trade_off(
     fig.update_yaxes(range=[-0.03, 1.03], tickvals=TICKS, title_text=names[0])
     if not finding and "steered" in set(frame["arm"]):
         means = wide.loc["steered"]["mean"]
-        best = int((means[gain] + means[cost]).argmin())
-        finding = (
-            f"{names[0].capitalize()} and {names[1]} are fewest together at {unit.split(',')[0]} = "
-            f"{means.index[best]:g}: {100 * means[gain].iloc[best]:.0f} % and {100 * means[cost].iloc[best]:.0f} %"
-        )
+        means = means[~means.index.isin(broken.get("steered", ()))]
+        if means.empty:
+            finding = f"Every strength breaks more than {100 * MAX_BROKEN:g} % of attacks"
+        else:
+            best = int((means[gain] + means[cost]).argmin())
+            finding = (
+                f"{names[0].capitalize()} and {names[1]} are fewest together at {unit.split(',')[0]} = "
+                f"{means.index[best]:g}: {100 * means[gain].iloc[best]:.0f} % and {100 * means[cost].iloc[best]:.0f} %"
+            )
     method = method or (
         f"a mark per strength (numbers: {unit}), every arm at the same ones; lines on the marks: 95 % intervals; "
-        "best is the lower left"
+        "best is the lower left" + (f"; hollow: more than {100 * MAX_BROKEN:g} % broken" if broken else "")
     )
     return dress(fig, finding or f"{names[0].capitalize()} against {names[1]}", method, width=680, height=460)
 
@@ -192,10 +207,23 @@ def _require_one_place(frame: pd.DataFrame, what: str) -> None:
         )
 
 
+def _broken(frame: pd.DataFrame) -> dict[str, list[float]]:
+    """The strengths of each arm that break more than `MAX_BROKEN` of attacks, where the frame says."""
+    part = frame[(frame["metric"] == "broken") & (frame["mean"] > MAX_BROKEN)]
+    return {str(arm): group["alpha"].tolist() for arm, group in part.groupby("arm", sort=False)}
+
+
 def _strongest_effect(frame: pd.DataFrame, unit: str) -> str:
-    """What the strength that moves the first metric most does to it, beside the unsteered model and the controls."""
+    """What the strength that moves the first metric most does to it, beside the unsteered model and the controls.
+
+    Of the strengths that break little, if there are any: a broken reply counts as no effect.
+    """
     metric = frame["metric"].iloc[0]
     part = frame[frame["metric"] == metric]
+    breaks = _broken(frame).get("steered", [])
+    kept = part[(part["arm"] != "steered") | ~part["alpha"].isin(breaks)]
+    if "steered" in set(kept["arm"]):
+        part = kept
     means = {str(arm): group.set_index("alpha")["mean"] for arm, group in part.groupby("arm", sort=False)}
     name, sign = METRIC_NAMES.get(metric, str(metric)), unit.split(",")[0]
     if "steered" not in means or "unsteered" not in means:
@@ -210,7 +238,8 @@ def _strongest_effect(frame: pd.DataFrame, unit: str) -> str:
         for arm, found in means.items()
         if arm not in ("steered", "unsteered") and alpha in found
     ]
-    return ", ".join([said, *others])
+    note = ["of which some broke"] if alpha in breaks else []
+    return ", ".join([said, *others, *note])
 
 
 def _marks(arms: Iterable[object]) -> dict[str, str]:

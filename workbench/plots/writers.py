@@ -86,5 +86,5 @@ def _writer_found(wholes: list[tuple[str, int]], tables: list[Table], totals: li
         where = "the embedding" if column == 0 else f"layer {column - 1}'s {block}"
         share = f"{100 * table[part, column] / total:.0f} %" if total else "nothing"
         what = f"the direction at layer {at}" if of == "direction" else f"the {of}"
-        said.append(f"{share} of {what} by {where}")
+        said.append(f"{share} of {what}{', which is negative,' if total < 0 else ''} by {where}")
     return "Who writes most: " + "; ".join(said)

@@ -17,7 +17,7 @@ import torch
 from workbench import plots
 from workbench.gates import AlwaysOpen, Gate, GateReading
 from workbench.generation import Completion, generate, teacher_forced_logits
-from workbench.insight.reading import require_there
+from workbench.insight.reading import require_there, token_text
 from workbench.loading import Model
 from workbench.models import tokenizer_of
 from workbench.prompts import Prompt
@@ -128,7 +128,7 @@ class SteeringDial(Handles):
             [
                 {
                     "arm": arm,
-                    "token": str(tokenizer.decode([token])),
+                    "token": token_text(tokenizer, token),
                     "token_id": token,
                     "logit": float(logits[row, token]),
                     "probability": float(chances[row, token]),

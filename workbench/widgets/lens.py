@@ -52,7 +52,7 @@ class PromptLens(Handles):
 
     def _draw(self, frame: pd.DataFrame) -> go.Figure:
         last = self._last(frame)
-        layer = self._layers(frame)[0] if self.gate is not None else int(last.abs().argmax())
+        layer = max(self._layers(frame), key=lambda layer: abs(float(last[layer])))
         side = "harmful" if last[layer] > 0 else "harmless"
         fig = plots.token_map(
             frame, finding=f"At layer {layer} the last token reads {last[layer]:+.1f} ‖v'‖: the {side} side"

@@ -1,6 +1,6 @@
 """Layers picked in the picture that tells them apart, and what a gate at the best of them would do.
 
-    L_G = the picked layers; the gate reads the picked layer whose AUROC on validation is highest
+    L_G = the picked layers; the gate reads the one of them that tells validation prompts apart best (`best_layer`)
 
 The trap: error rates are those of the very prompts that the layers are picked by. They are what one may hope for; what
 one gets is measured on prompts that chose nothing.
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from workbench import plots
 from workbench.activations import Activations
-from workbench.gates import ThresholdGate
+from workbench.gates import ThresholdGate, best_layer
 from workbench.profiles import LayerProfile, gate_roc, select_layers
 from workbench.vectors import SteeringVectors
 from workbench.widgets.showing import CARD, Handles, live, redraw, telling
@@ -41,12 +41,16 @@ class LayerPicker(Handles):
         min_auroc: float = 0.95,
         false_positive_rate: float | None = None,
     ) -> None:
+        if not profiles:
+            raise ValueError(
+                "got no profile, expected the target's, and the aligned model's: layer_profile(...)"
+            )
         chosen = select_layers(*profiles, min_auroc=min_auroc) if layers is None else layers
         for profile in profiles:
             profile.space.require(vectors.space, "vectors")
         self.profiles = profiles
         self.layers: tuple[int, ...] = ()
-        self._validation = validation
+        self._vectors, self._validation = vectors, validation
         gate = ThresholdGate.fit(vectors, train)
         if false_positive_rate is not None:
             gate = gate.calibrate(validation, false_positive_rate=false_positive_rate)
@@ -86,8 +90,7 @@ class LayerPicker(Handles):
         return plots.layer_profile(frame, chosen=self.layers)
 
     def _best(self) -> int:
-        auroc = self.profiles[0].frame.set_index("layer")["auroc"]
-        return max(self.layers, key=lambda layer: float(auroc[layer]))
+        return best_layer(self._vectors, self._validation, layers=self.layers)
 
     def _build(self) -> Any:
         from ipywidgets import HTML, VBox

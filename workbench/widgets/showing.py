@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.io import renderers
 
 
 class Handles(ABC):
@@ -26,7 +27,15 @@ class Handles(ABC):
         """The box."""
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        return self.widget._repr_mimebundle_(include=include, exclude=exclude)
+        bundle = self.widget._repr_mimebundle_(include=include, exclude=exclude)
+        # A page that embeds plotly has no kernel to bring a handle to life: it gets the picture as it is now.
+        if bundle and "notebook" in renderers.default:
+            pictures = [child for child in self.widget.children if isinstance(child, go.FigureWidget)]
+            stills = [
+                go.Figure(picture).to_html(full_html=False, include_plotlyjs=False) for picture in pictures
+            ]
+            bundle["text/html"] = "".join(stills)
+        return bundle
 
 
 def live(fig: go.Figure) -> Any:
