@@ -94,7 +94,7 @@ def test_the_band_of_growth_is_as_wide_as_its_draws():
         read.values[:, 1, 0] -= torch.where(read.harmful, 2.6, -2.6)
     frame = extraction_growth(weak, held_out, sizes=[1, 40], draws=12).set_index(["layer", "size"])
     width = frame["high"] - frame["low"]
-    assert width[1, 1] > 2 * width[1, 40]
+    assert width[1, 1] > 1.5 * width[1, 40]
 
 
 def test_shuffled_labels_grow_into_nothing():
