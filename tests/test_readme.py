@@ -184,6 +184,18 @@ def test_accuracy_is_judged_by_its_estimate_and_that_is_said() -> None:
     assert "For domain accuracy the\nestimate does, and its interval does not" in told
 
 
+def test_the_strictest_reading_of_no_reply_is_told_with_its_number():
+    verbs = {dict(p.cluster)["verb"] for p in wb.load_contrast("small-world").test if p.label == "harmful"}
+    high = 100 * 1.959964**2 / (len(verbs) + 1.959964**2)  # Wilson's upper end at 0 of n
+    told = RESULTS["targets"](run()["domains"])
+    assert f"each of the {len(verbs)} verbs\nof harm, 0 % would reach up to {high:.1f} %" in told
+
+
+def test_its_seeds_are_those_that_were_measured() -> None:
+    path = ROOT / "figures" / "seeds.csv"
+    assert block("seeds") == RESULTS["seeds"](pd.read_csv(path))
+
+
 def test_random_directions_may_move_nothing_either_way() -> None:
     row = "random directions change nothing (≤ 2 points): harmful, not refused"
     assert judged("asr_not_refused", "random", change=[0.0, -0.02, 0.02])[row].endswith("| yes |")
@@ -199,31 +211,44 @@ def test_the_targets_are_of_models_with_a_domain_and_counted() -> None:
     assert len(rows) == 10
 
 
-def seeds_frame() -> pd.DataFrame:
-    of = [("aligned", "none", metric) for metric in RESULTS["ALIGNED_CLAIMS"]]
-    of += [("finance", arm, metric) for arm, metric, _ in RESULTS["TARGET_CLAIMS"]]
-    rows = [
-        {
-            "seed": seed,
-            "model": model,
-            "arm": arm,
-            "metric": metric,
-            "mean": 0.9 - seed / 10,
-            "low": 0.5,
-            "high": 1.0,
-        }
-        for seed in (1, 0)
-        for model, arm, metric in of
-    ]
+def seeds_frame(**changed: dict[int, float]) -> pd.DataFrame:
+    """Two seeds that meet every target, but for the means of finance that are given, by metric and seed."""
+    of = [("aligned", *claim) for claim in RESULTS["ALIGNED_CLAIMS"]]
+    of += [("finance", *claim) for claim in RESULTS["TARGET_CLAIMS"]]
+    rows = []
+    for seed in (1, 0):
+        for model, _, arm, metric, sign, limit in of:
+            mean = 0.97 if metric == "utility" or sign == "≥" else limit
+            if model == "finance" and arm == "inferaligner":
+                mean = changed.get(metric, {}).get(seed, mean)
+            found = {"mean": mean, "low": mean / 2, "high": mean}
+            rows.append({"seed": seed, "model": model, "arm": arm, "metric": metric, **found})
     return pd.DataFrame(rows)
 
 
 def test_seeds_stand_side_by_side() -> None:
     lines = RESULTS["seeds"](seeds_frame()).splitlines()
-    assert lines[0] == "| model | percent of test prompts | seed 0 | seed 1 |"
-    assert len(lines) == 2 + len(RESULTS["ALIGNED_CLAIMS"]) + len(RESULTS["TARGET_CLAIMS"])
-    assert lines[2] == "| aligned | harmful, refused | 90.0 [50.0, 100.0] | 80.0 [50.0, 100.0] |"
-    assert lines[-1].startswith("| finance | domain accuracy, InferAligner |")
+    claims = len(RESULTS["ALIGNED_CLAIMS"]) + len(RESULTS["TARGET_CLAIMS"])
+    assert lines[0] == f"{2 * claims} of {2 * claims} targets are met, 0 missed, in bold:"
+    assert lines[2] == "| model | percent of test prompts | target | seed 0 | seed 1 |"
+    assert len(lines) == 4 + claims
+    assert lines[4] == "| aligned | harmful, refused | ≥ 95 | 97.0 [48.5, 97.0] | 97.0 [48.5, 97.0] |"
+    assert lines[-1].startswith("| finance | domain accuracy, InferAligner | ± 1 |")
+
+
+@pytest.mark.parametrize(
+    ("metric", "mean", "cell"),
+    [
+        ("asr_complied", 0.031, "**3.1** [1.6, 3.1]"),
+        ("utility", 0.959, "**95.9**"),
+        ("utility", 0.981, "**98.1**"),
+    ],
+)
+def test_a_seed_that_misses_a_target_is_seen(metric: str, mean: float, cell: str) -> None:
+    lines = RESULTS["seeds"](seeds_frame(**{metric: {1: mean}})).splitlines()
+    (bold,) = [line for line in lines[2:] if "**" in line]
+    assert bold.split(" | ")[-1].startswith(cell) and "**" not in bold.split(" | ")[-2]
+    assert "29 of 30 targets are met, 1 missed" in lines[0]
 
 
 def test_results_are_written_between_their_markers(tmp_path: Path) -> None:
