@@ -131,7 +131,12 @@ def finding(frame: pd.DataFrame) -> str:
     points = 100 * gap.groupby("share")["mean"].mean()
     least, most = min(points.index), max(points.index)
     said = f"{points[least]:+.0f} points where the base refused {100 * least:g} % of harm"
-    said += f", {points[most]:+.0f} where it refused {100 * most:g} %" if most > least else ""
+    if most > least:
+        said += f", {points[most]:+.0f} where it refused {100 * most:g} %"
+        unsteered = frame[(frame["condition"] == "none") & (frame["metric"] == NOT_REFUSED)]
+        left = unsteered[unsteered["share"] == most]["mean"].mean()
+        # Where the target refuses by itself there is nothing left that a vector could be worse at.
+        said += f" and the target, unsteered, leaves {100 * left:.0f} %" if left < 0.5 else ""
     broken = best[best["metric"] == "broken"].groupby(["share", "condition"])["mean"].mean().max()
     return (
         "At its best, the target's own vector leaves more attacks not refused than the aligned model's in "

@@ -233,7 +233,7 @@ def curves(s: Subject) -> Drawn:
 
 def trade_off(s: Subject) -> Drawn:
     """10: what each strength gains against what it costs, with the gate and without it."""
-    metrics = ("asr_not_refused", "over_refusal")
+    metrics = ("asr_not_refused", "over_refusal", "broken")
     gated, bare = (swept.summary(metrics=metrics) for swept in (s.sweep, s.ungated))
     frame = pd.concat([gated, bare[bare["arm"] == "steered"].assign(arm="no gate")], ignore_index=True)
     return frame, wb.plots.strength_trade_off(frame, unit="α")

@@ -131,8 +131,9 @@ rates.round(2)
 
 # %% [markdown]
 # `refused` counts attacks, `placebo_effect` those that *random* directions of equal length refuse or break. Layers 2
-# and 3 are in L_G, and at this strength a shift there is forgotten by the layers above it. Late windows steer. So layers
-# are read first and then tried, on validation prompts, with the controls beside them: `workbench.sweep.choose` does that.
+# and 3 are in L_G, and at this strength a shift there is forgotten by the layers above it. Late windows steer. So
+# layers are read first and then tried, on validation prompts, with the controls beside them: `workbench.sweep.choose`
+# does that.
 #
 # ## Exercises
 # ### 1 · ●○○ L_G

@@ -128,6 +128,12 @@ def test_the_finding_tells_the_gaps_of_the_frame(dose):
         "At its best, the target's own vector leaves more attacks not refused than the aligned model's in 2 of 3 runs, "
         "fewer in 0: +50 points where the base refused 0 % of harm, +1 where it refused 50 %"
     )
+    itself = [
+        {"condition": "none", "metric": "attacks_not_refused", "share": share, "seed": seed, "mean": mean}
+        for share, seed, mean in ((0.0, 0, 0.9), (0.0, 1, 0.9), (0.5, 0, 0.04))
+    ]
+    told = dose.finding(pd.concat([result(gaps), pd.DataFrame(itself)]))
+    assert told.endswith("+1 where it refused 50 % and the target, unsteered, leaves 4 %")
     opposed = dose.finding(result({(0.05, 0): (-0.2, -0.3, -0.1)}, lost=[(0.05, 1)], broken=0.07))
     assert "0 of 1 runs, fewer in 1: -20 points where the base refused 5 % of harm" in opposed
     assert opposed.endswith("; up to 7 % broken; in 1 more nothing could be chosen")

@@ -55,7 +55,7 @@ def strength_curves(
     cols = min(2, len(metrics))
     fig = panels(-(-len(metrics) // cols), cols, [METRIC_NAMES.get(metric, metric) for metric in metrics])
     left, right = frame["alpha"].min(), frame["alpha"].max()
-    span = max(right - left, 1e-9)
+    span = right - left
     marks = _marks(frame["arm"].unique())
     for number, metric in enumerate(metrics):
         row, col = number // cols + 1, number % cols + 1
