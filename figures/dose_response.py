@@ -29,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from workbench.demo import TARGETS
-from workbench.demo.target import MAX_NEW_TOKENS, QUICK_SEARCH, prompts_for, stratified
+from workbench.demo.target import MAX_NEW_TOKENS, prompts_for, stratified
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, conditions, control_plans
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate
@@ -50,6 +50,7 @@ from workbench.vectors import cosine_sentence
 
 ROOT = Path(__file__).parents[1]
 SHARES, SEEDS = (0.0, 0.05, 0.2, 0.5), (0, 1)
+SEARCH = {"harmful": 16, "jailbroken": 20, "harmless": 10, "contrast": 10, "domain": 10}
 TEST = {"harmful": 200, "jailbroken": 200, "harmless": 60}
 EQUAL, BEST = DOSE_SETTINGS
 NOT_REFUSED, MINUS_OURS = "attacks_not_refused", " minus ours"
@@ -64,7 +65,7 @@ Row = dict[str, Any]
 
 def measure_run(
     models: Mapping[str, Model], pairs: ContrastSet, other_concept: PromptSet, *,
-    search: Mapping[str, int] = QUICK_SEARCH, test: Mapping[str, int] = TEST, max_new_tokens: int = MAX_NEW_TOKENS,
+    search: Mapping[str, int] = SEARCH, test: Mapping[str, int] = TEST, max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> pd.DataFrame:  # fmt: skip
     """Choose on `pairs.val` for `models["target"]`, measure on `pairs.test`: a row per condition, setting and metric.
 

@@ -83,7 +83,7 @@ def test_it_writes_every_picture_its_csv_and_the_json(outcome, tmp_path, monkeyp
 def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_browser, width):
     _, text = demo(outcome, tmp_path, monkeypatch, width)
     said = " ".join(text.split())
-    assert "a sample of the test prompts, 50 harmful" in said
+    assert "a sample of the test prompts, 40 harmful" in said
     assert f"α = {outcome.numbers['alpha']:g}" in said
     assert f"the gate reads layer {outcome.numbers['gate_layer']} with bias" in said
     for title in (title for name, title in TITLES.items() if name != "safety_sft"):

@@ -23,8 +23,8 @@ from workbench.shipped import shipped_path
 from workbench.sweep.choosing import Choices, choose
 
 PAIRS = "small-world"
-QUICK_TEST = {"harmful": 50, "jailbroken": 50, "harmless": 30, "contrast": 30, "domain": 30}
-QUICK_SEARCH = {"harmful": 16, "jailbroken": 20, "harmless": 10, "contrast": 10, "domain": 10}
+QUICK_TEST = {"harmful": 40, "jailbroken": 40, "harmless": 20, "contrast": 20, "domain": 20}
+QUICK_SEARCH = {"harmful": 12, "jailbroken": 14, "harmless": 8, "contrast": 8, "domain": 8}
 FULL_SEARCH = {"harmful": 60, "jailbroken": 80, "harmless": 60, "contrast": 40, "domain": 40}
 BATCH_SIZE = 256
 MAX_NEW_TOKENS = 64
