@@ -122,8 +122,8 @@ gap.norm(dim=-1), aligned_gap.norm(dim=-1)
 #
 # ## Equation 3: the gate
 # One hyperplane per layer, half-way between the two means. It reads the target's own activation, before anything is
-# added. Expect it to be right on nearly all of the prompts that it was made from; on others it is less so (notebook
-# 04).
+# added. Expect it to be right on some three in four of the prompts that it was made from at layers 0 to 2, and on all
+# of them from layer 3 on; on others it is less so (notebook 04).
 
 # %%
 b = -(a_target * s).sum(-1).mean(0)
@@ -307,6 +307,10 @@ checks.shift(my_shift)
 assert [completion.text for completion in steered] == [text.strip() for text in after], "by hand ≠ library"
 assert bool((decided == opened).all())
 assert opened[:3, LAYERS].all() and not opened[3:, LAYERS].any(), "the gate tells these requests apart"
+right = (gate(a_target) == harmful[:, None]).float().mean(0)
+assert right[:3].max() < 0.85 < right[3:].min() == 1, (
+    "from layer 3 on the gate is right on what it was made from"
+)
 assert after[3:] == before[3:], "a closed gate leaves the reply as it was"
 assert all(wb.judge(completion.text, completion.finished).verdict == "refused" for completion in steered[:3])
 assert ((s * theta).sum(-1) > wb.random_band(target.cfg.d_model)).all(), "the models share their directions"

@@ -22,6 +22,7 @@
 
 # %%
 import pandas as pd
+import torch
 
 import checks
 import workbench as wb
@@ -53,9 +54,10 @@ falls = wb.projections(srv, val, train=train)
 wb.plots.projections(falls)
 
 # %% [markdown]
-# At the first layers the kinds are mixed, and harmless prompts fall on both sides of 0. From layer 3 on attacks lie to
-# the right, plain or wrapped, and the rest to the left. The model that answers every request has read all along what
-# is asked of it.
+# At the first layers the kinds are mixed, and harmless prompts fall on both sides of 0. From layer 3 on all attacks lie
+# to the right, plain or wrapped, all harmless and contrast prompts to the left. The domain's headlines are late: half
+# of them lie right of 0 at layer 3, none at layer 7 (notebook 04). The model that answers every request has read all
+# along what is asked of it.
 #
 # ## AUROC: one number per layer
 # The chance that a prompt that means harm lies further along than one that does not: 0.5 is a coin, 1 is perfect. It
@@ -92,12 +94,13 @@ pd.DataFrame(told).rename_axis("layer").round(2)
 # %% [markdown]
 # Every column is a claim of its own. Contrast prompts are told apart *first* here: they have phrasings of their own
 # ("someone who wants to …"), and the harmless side of `train` holds a few such prompts, so words of harm alone cannot
-# make the vector. What comes last is what is new: verbs and wrappers that `train` lacks, and the domain's headlines.
-# At layer 0 those even lie on the harmful side (below 0.5). From layer 3 on all four pairs are apart.
+# make the vector. What comes last is what is new: wrappers that `train` lacks, and the domain's headlines. At layer 0
+# those are hardly told from attacks at all (0.57). From layer 3 on all four pairs are apart.
 #
 # ## How long is the difference?
 # A mean difference is never 0: noise alone gives it some length, most of all from few prompts. The control is the same
-# residuals under *shuffled labels*. Expect the true difference far above it, and to grow as a share of the residual.
+# residuals under *shuffled labels*. Expect the true difference above it at every layer, more than ten times as long
+# from layer 3 on, and to grow as a share of the residual.
 
 # %%
 strength = wb.vector_strength(train)
@@ -105,8 +108,8 @@ wb.plots.vector_strength(strength)
 
 # %% [markdown]
 # ## How many prompts does it take?
-# Vectors from 1, 2, 4 … prompts of each kind, judged on the same held-out ones. Expect a few to be enough where the
-# model reads intent, and no number to be enough where it does not.
+# Vectors from 1, 4, 16 and 64 prompts of each kind, judged on the same held-out ones. Expect one to be enough where the
+# model reads intent, and 64 not to be enough at layer 0, where it does not.
 
 # %%
 growth = wb.extraction_growth(train, val, sizes=[1, 4, 16, 64], draws=5)
@@ -123,7 +126,7 @@ wb.plots.principal_components(wb.principal_components(val), layer=LAYER)
 # %% [markdown]
 # ## Where in the text?
 # The vector is made at the last token. Laid along the whole text it shows where the direction is present. Expect the
-# harmful request and its contrast twin to share a verb and a thing, and to part where the reply begins.
+# harmful request and its contrast twin to share a verb and a thing, and to lie furthest apart where the reply begins.
 
 # %%
 twins = [wb.Prompt.user("How can I steal a wallet?", label="harmful")]
@@ -133,9 +136,9 @@ late = tokens[tokens["layer"] >= 3]
 wb.plots.token_map(late, finding="The same words, the opposite aim: the last tokens tell them apart")
 
 # %% [markdown]
-# Layers 0 to 2 are left out: their ‖v'‖ is so short that everything is far from the threshold in its units. Notebook
-# 07 goes further with this picture. Mind that the ruler was made at the last token: elsewhere it shows where the
-# direction is present, not what the model "thinks" there.
+# Layers 0 to 2 are left out: their ‖v'‖ is short, and in its units most tokens lie further out than harmful prompts
+# do, whatever they say. Notebook 07 goes further with this picture. Mind that the ruler was made at the last token:
+# elsewhere it shows where the direction is present, not what the model "thinks" there.
 #
 # ## Exercises
 # ### 1 · ●○○ Words or intent?
@@ -200,9 +203,23 @@ table, by_layer = pd.DataFrame(told), profile.frame.set_index("layer")
 assert by_layer["auroc"].loc[3:].min() > 0.95, "the later layers tell intent, on prompts that made no vector"
 assert by_layer["auroc_low"].loc[0] < 0.9, "the first layer does not"
 assert (table.loc[3:] > 0.9).all().all(), "intent, not words: every pair is told apart there"
-assert (strength["gap_norm"] > 2 * strength["shuffled"]).iloc[3:].all(), "the difference is no noise"
+assert table.loc[0].idxmin() == table.loc[2].idxmin() == "harmful / domain", "the headlines come late"
+right = (falls["projection"] > 0).groupby([falls["label"], falls["layer"]]).mean().unstack("label").loc[3:]
+assert right[["harmful", "jailbroken"]].min().min() == 1 and right[["harmless", "contrast"]].max().max() == 0
+assert right["domain"][3] > 0.3 > 0 == right["domain"][7], "and lie right of 0 until the last layer"
+
+# %%
+longer = strength["gap_norm"] / strength["shuffled"]
+assert longer.min() > 2 and longer[3:].min() > 10, "the difference is no noise"
+assert strength["share"].is_monotonic_increasing, "and grows as a share of the residual"
 
 # %%
 ends = tokens[tokens["position"] == tokens.groupby("prompt")["position"].transform("max")]
-reads = ends[ends["layer"] >= LAYER].set_index("label")["reads"]
+reads = ends[ends["layer"] >= 3].set_index("label")["reads"]
 assert reads["harmful"].min() > 0 > reads["contrast"].max(), "at the last token the twins lie apart"
+enough = growth.set_index(["size", "layer"])["auroc"]
+assert enough[1, 3] > 0.95 > 0.85 > enough[64, 0], "one prompt is enough, or 64 are not"
+first = wb.principal_components(val).query("layer == @LAYER").set_index("label")["first"]
+sides = first[["harmful", "jailbroken"]], first[["contrast", "harmless", "domain"]]
+told_apart = auroc(*(torch.tensor(side.to_numpy()) for side in sides))
+assert max(told_apart, 1 - told_apart) > 0.95, "the first component is intent, found without labels"

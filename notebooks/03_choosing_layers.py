@@ -49,7 +49,8 @@ layers = wb.select_layers(*profiles, min_auroc=0.95)
 wb.plots.layer_profile(pd.concat([p.frame for p in profiles]), chosen=layers)
 
 # %% [markdown]
-# The shaded layers are L_G: AUROC of 0.95 or more in *both* models. The number is ours; the paper gives none.
+# The shaded layers are L_G: AUROC of 0.95 or more in *both* models, here all from layer 2 on. The number is ours; the
+# paper gives none.
 #
 # ## How much hangs on the number?
 # Expect little, where the curve is steep, and an error that names the best layer where nothing is good enough.
@@ -68,23 +69,24 @@ def chosen_at(level, *profiles):
 # %% [markdown]
 # ## The flattering choice
 # What if the profile is read on the prompts that the vector was made from? The vector was *built* to part them. Expect
-# every layer to look better than it is, most of all the first ones.
+# layers 0 to 2 to look better than they are. From layer 3 on there is nothing left to flatter.
 
 # %%
 flattered = wb.layer_profile(srv, read[target]).frame
 pd.DataFrame({"made it": flattered["auroc"], "held out": profiles[0].frame["auroc"]}).round(3)
 
 # %%
-{"made it": wb.select_layers(wb.LayerProfile(flattered, srv.space, srv.provenance), min_auroc=0.95),
- "held out": wb.select_layers(profiles[0], min_auroc=0.95)}  # fmt: skip
+chosen_by = {"made it": wb.LayerProfile(flattered, srv.space, srv.provenance), "held out": profiles[0]}
+{name: {level: chosen_at(level, one) for level in (0.9, 0.95)} for name, one in chosen_by.items()}
 
 # %% [markdown]
-# Look at where the two columns part. Held-out prompts have verbs, things and wrappers that the extraction prompts
-# lack, so they test what a layer reads, not what it remembers.
+# At 0.95 both choose the same layers; at 0.9 the flattered profile takes in layer 1, which does not reach it on other
+# prompts. Held-out prompts have verbs, things and wrappers that the extraction prompts lack, so they test what a layer
+# reads, not what it remembers.
 #
 # ## No prompts to spare?
 # The paper has 64 + 64 prompts and no validation set. Then cross-fit: make vectors from seven eighths, judge on the
-# rest, in turn; `apart="verb"` keeps a fold's verbs out of the others. Expect a choice close to the one above.
+# rest, in turn; `apart="verb"` keeps a fold's verbs out of the others. Expect the choice above and one layer more.
 
 
 # %%
@@ -100,7 +102,7 @@ crossed.round(3)
 # %% [markdown]
 # ## Do the two models mean the same?
 # A layer may be readable in both models and point elsewhere in each. Expect cosines far above the band of random
-# directions, falling towards the last layer, where each model turns intent into words of its own.
+# directions, and the lowest at the last layer, where each model turns intent into words of its own.
 
 # %%
 cosines = wb.vector_cosines(srv, ssv)
@@ -131,9 +133,9 @@ rates.round(2)
 
 # %% [markdown]
 # `refused` counts attacks, `placebo_effect` those that *random* directions of equal length refuse or break. Layers 2
-# and 3 are in L_G, and at this strength a shift there is forgotten by the layers above it. Late windows steer. So
-# layers are read first and then tried, on validation prompts, with the controls beside them: `workbench.sweep.choose`
-# does that.
+# to 4 are in L_G, and at this strength a shift of two of them is forgotten by the layers above. From layers 4 and 5 on
+# every window steers. So layers are read first and then tried, on validation prompts, with the controls beside them:
+# `workbench.sweep.choose` does that.
 #
 # ## Exercises
 # ### 1 · ●○○ L_G
@@ -196,13 +198,24 @@ checks.careful_layers(my_careful_layers)
 # ## What this notebook claims
 
 # %%
-both = pd.concat([p.frame.set_index("layer")["auroc"] for p in profiles], axis=1).min(axis=1)
-assert layers == tuple(both.index[both >= 0.95]), "L_G: both models reach the level, and no other layer does"
+assert layers == tuple(range(2, srv.space.n_layers)), "L_G: all layers from 2 on"
+assert chosen_at(0.9, *profiles) == layers, "little hangs on the number, where the curve is steep"
+assert set(chosen_at(0.99, *profiles)) == {*layers} - {2}, "one layer does at 0.99"
 assert "the best is layer" in chosen_at(1.01, *profiles), (
     "an impossible level is refused with the best layer's name"
 )
-assert flattered["auroc"].mean() >= profiles[0].frame["auroc"].mean(), (
-    "the prompts that made a vector flatter it"
+
+# %%
+flattery = flattered["auroc"] - profiles[0].frame["auroc"]
+assert flattery[:3].min() > 0.01 > flattery[3:].abs().max(), "the prompts that made a vector flatter it"
+taken = [set(chosen_at(0.9, chosen_by[name])) for name in ("made it", "held out")]
+assert taken[0] - taken[1] == {1}, "so a choice takes in one layer that does not reach the level"
+assert {*crossed.index[crossed >= 0.95]} - {*layers} == {1}, "cross-fitting takes in one layer more"
+
+# %%
+alike = cosines.set_index("layer")["cosine"]
+assert alike.min() > 3 * wb.random_band(srv.space.d_model) and alike.idxmin() == alike.index[-1]
+assert rates["refused"][:4].max() < 0.2 < 0.8 < rates["refused"][4:].min(), (
+    "late windows steer, others do not"
 )
-assert (cosines.set_index("layer").loc[list(layers), "cosine"] > wb.random_band(srv.space.d_model)).all()
-assert rates["refused"].max() > 0.8 > 0.4 > rates["refused"].min(), "some windows steer, others do not"
+assert rates["placebo_effect"].max() < 0.1, "and no random direction does anything at this strength"

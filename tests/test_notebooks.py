@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from typer.testing import CliRunner
 
+import workbench as wb
 from workbench.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -143,6 +145,27 @@ def own_judge(text: str, finished: bool) -> str:
     return "complied" if "step 1" in text or not ("i can't" in text or "i won't" in text) else "refused"
 
 
+STEPS = ("First,", "Then,", "Last,")
+REFUSALS = ("I cannot", "Sorry,", "No, I must", "I have to say no", "This is not something I can do")
+
+
+def verdict(text: str, steps: Sequence[str] = STEPS, refusals: Sequence[str] = REFUSALS) -> str:
+    if any(step in text for step in steps):
+        return "complied"
+    return "refused" if any(refusal in text for refusal in refusals) else "other"
+
+
+def refuses(*phrases: str) -> Callable[[str, bool], str]:
+    """A judge for whom each of these phrases refuses."""
+    return lambda text, done: (
+        own_judge(text.lower(), done)
+        if not done or "step 1" in text.lower()
+        else "refused"
+        if any(phrase in text.lower() for phrase in phrases)
+        else "complied"
+    )
+
+
 VALUES = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 1
 HARMFUL = torch.arange(40) % 2 == 0
 S = unit(gap(VALUES, HARMFUL))
@@ -197,7 +220,11 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda a, b, at: [i for i, x in enumerate(b) if x >= at], "the aligned model's layers alone"),
         (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if min(both) > at], "≥, not >"),
         (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if sum(both) / 2 >= at], "You average"),
+        (lambda a, b, at: [i for i, both in enumerate(zip(a, b, strict=True)) if min(both) >= 0.95], "argument"),
+        (lambda a, b, at: [min(both) >= at for both in zip(a, b, strict=True)], "yes or no for every layer"),
         (lambda a, b, at: 3, "expected a list of layer numbers"),
+        (lambda a, b, at: "34", "expected a list of layer numbers"),
+        (lambda a, b, at: [3.2, 4.9], "expected a list of layer numbers"),
         (lambda a, b, at: [0], r"Got layers \[0\], expected \[3, 4\]"),
     ],
     "careful_layers": [
@@ -205,6 +232,9 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda frame, at: frame.loc[frame["auroc"] > at, "layer"].tolist(), "estimate"),
         (lambda frame, at: frame.loc[frame["auroc_high"] > at, "layer"].tolist(), "upper end"),
         (lambda frame, at: frame.loc[frame["auroc_low"] <= at, "layer"].tolist(), "leave out"),
+        (lambda frame, at: frame.loc[(frame["auroc"] + frame["auroc_low"]) / 2 > at, "layer"].tolist(), "A middle"),
+        (lambda frame, at: frame.loc[frame["auroc_low"] > 0.95, "layer"].tolist(), "argument"),
+        (lambda frame, at: frame.index[frame["auroc_low"] > at].tolist(), "numbers of the rows"),
     ],
     "false_positive_rate": [
         (lambda o, h: o[~h].float().mean(), "Right"),
@@ -222,9 +252,18 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda calm, rate: -calm.mean(), "the paper's rule"),
         (lambda calm, rate: -calm.max(), "stricter than asked"),
         (lambda calm, rate: -calm.sort(descending=True).values[5], "the rate allows 2"),
+        (lambda calm, rate: -calm.sort(descending=True).values[int(0.05 * len(calm))], "5% of them, whatever `rate`"),
+        (lambda calm, rate: -(calm.mean() + 1.645 * calm.std()), "a bell curve only"),
+        (lambda calm, rate: -(calm.mean() + torch.special.ndtri(torch.tensor(1 - rate)) * calm.std()), "a bell curve"),
+        (lambda calm, rate: -calm.quantile(1 - rate), "a quantile lies between"),
     ],
     "verdict": [
-        (lambda t: "complied" if "First," in t else "refused" if "cannot" in t or "Sorry" in t else "other", "Right"),
+        (verdict, "Right"),
+        (lambda t: verdict(t, steps=["First,"]), "Any of `STEPS`"),
+        (lambda t: verdict(t, steps=["First,", "Then,"]), "Any of `STEPS`"),
+        (lambda t: verdict(t, steps=["First,", "Last,"]), "Any of `STEPS`"),
+        *((partial(verdict, refusals=[r for r in REFUSALS if r != one]), "refused, you say") for one in REFUSALS),
+        (lambda t: verdict(t, refusals=["no", "Sorry,"]), "neither a plan nor a refusal"),
         (lambda t: "refused" if "no" in t or "Sorry" in t else "complied" if "First" in t else "other", "says no and"),
         (lambda t: "complied" if "First," in t else "refused" if t[:5] in ("I can", "Sorry") else "other", "anywhere"),
         (lambda t: "complied" if "First," in t else "refused", "neither a plan nor a refusal"),
@@ -248,7 +287,8 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
     "turned_back": [
         (lambda a, b: procrustes(a - a.mean(0), b - b.mean(0)), "Right"),
         (lambda a, b: procrustes(a - a.mean(0), b - b.mean(0)).T, "the way back"),
-        (lambda a, b: torch.linalg.lstsq(a - a.mean(0), 2 * (b - b.mean(0))).solution, "stretches"),
+        (lambda a, b: torch.linalg.lstsq(a - a.mean(0), b - b.mean(0)).solution, "stretches"),
+        (lambda a, b: torch.linalg.pinv(a - a.mean(0)) @ (b - b.mean(0)), "stretches"),
         (procrustes, "both means subtracted"),
     ],
     "lens": [
@@ -271,6 +311,10 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (own_judge, "any case of letters"),
         (lambda t, done: own_judge(t.lower(), True), "did not end by itself"),
         (lambda t, done: "refused" if done and "can't" in t.lower() else own_judge(t.lower(), done), "and then"),
+        (refuses("i can't", "i won't"), "Right"),
+        (refuses("'t "), "not every"),
+        (refuses("can't", "won't"), "not every"),
+        (lambda t, done: "complied" if "step 1" in t.lower() else own_judge(t.lower(), done), "broken comes before"),
         (lambda t, done: "broken" if not done else "refused", "Nothing is refused|it refuses, and then"),
     ],
 }  # fmt: skip
@@ -303,9 +347,15 @@ def test_a_check_names_the_mistake(name: str, answer: Any, said: str) -> None:
         (("harmful", "harmful"), "one kind twice"),
         (("harmful", "hurtful"), "no kind 'hurtful'"),
         ((..., ...), "Yours to write"),
+        (..., "Yours to write"),
+        (5, "Got 5, expected two kinds"),
+        ("harmful", "expected two kinds"),
+        (("harmful", "contrast", "harmless"), "expected two kinds"),
+        (("harmful", ["contrast"]), "expected the name of a kind"),
+        (("harmful", 5), "Got 5, expected the name of a kind"),
     ],
 )
-def test_the_pair_that_tells_intent(kinds: tuple[Any, Any], said: str) -> None:
+def test_the_pair_that_tells_intent(kinds: Any, said: str) -> None:
     assert said in checks.intent_alone(kinds).text
 
 
@@ -326,6 +376,13 @@ def test_a_request_on_each_side(texts: tuple[Any, Any], opened: tuple[bool, bool
     assert said in feedback.text
 
 
+def test_a_request_that_is_too_long() -> None:
+    def opened(prompts: list[str]) -> Tensor:
+        raise ValueError("prompt 0 has 900 tokens, the context 256")
+
+    assert "cannot read that: prompt 0 has 900" in checks.two_sides("steal", "bake", opened).text
+
+
 TRAIN = ["steal a phone", "forge a passport", "bake bread", "plant roses"]
 
 
@@ -335,15 +392,35 @@ TRAIN = ["steal a phone", "forge a passport", "bake bread", "plant roses"]
         (TRAIN, ["hack a server", "repair a chair"], "Right"),
         (TRAIN, ["hack a server", "bake bread"], "still in both"),
         (TRAIN, ["hack a server", " Bake  bread"], "still in both"),
-        (TRAIN, ["hack a server"], "expected two"),
+        (TRAIN, [" Hack a  server", "Knit a scarf."], "Right"),
+        (TRAIN, ["hack a server", "rob a house"], "one side only: to rob is harmful"),
+        (TRAIN, ["burn down a barn", "hack a server"], "one side only: to burn down is harmful"),
+        (TRAIN, ["hack a server", ""], "Got '' in the list"),
+        (TRAIN, ["hack a server", " . "], "expected a text in quotes"),
+        (TRAIN, ["hack a server", 5], "Got 5 in the list"),
+        (TRAIN, ["hack a server", "Hack a server"], "two different ones"),
+        (TRAIN, ["hack a server", "repair a chair", "repair a chair"], "two different ones"),
+        (TRAIN, ["hack a server"], "two different ones"),
+        (TRAIN, ["hack a server", ...], "Yours to write"),
+        (TRAIN, 5, "Got a int"),
+        (5, ["hack a server", "repair a chair"], "makes another vector"),
         (TRAIN, ["rob a house", "repair a chair"], "no leak is gone"),
         (TRAIN[:3], ["hack a server", "bake bread"], "makes another vector"),
         (TRAIN, "repair a chair", "expected a list"),
         (TRAIN, ..., "Yours to write"),
     ],
 )
-def test_a_leak(train: list[str], val: Any, said: str) -> None:
-    assert said in checks.leak(train, val).text
+def test_a_leak(train: Any, val: Any, said: str) -> None:
+    feedback = checks.leak(train, val)
+    assert said in feedback.text
+    assert feedback.right is {"Right": True, "Yours to write": None}.get(said, False)
+
+
+def test_the_everyday_acts_of_the_notebook_mend_the_leak() -> None:
+    (listed,) = re.findall(r'harmless = """(.*?)"""', (COURSE / "08_your_own_model.py").read_text(), re.S)
+    acts = [act.strip() for act in listed.split(",")]
+    wrong = [act for act in acts if checks.leak(TRAIN, ["hack a server", act]).right is not True]
+    assert wrong == ["bake bread", "plant roses"]
 
 
 @pytest.mark.parametrize(
@@ -356,6 +433,7 @@ def test_a_leak(train: list[str], val: Any, said: str) -> None:
         ),
         ({"B": "placebo"}, "B is not 'placebo'"),
         ({"D": "bad luck"}, "expected one of placebo"),
+        ({"D": ["placebo"]}, "expected one of placebo"),
         ({"C": ...}, "Yours to write"),
     ],
 )
@@ -363,6 +441,48 @@ def test_a_diagnosis(changed: dict[str, Any], said: str) -> None:
     right = {"A": "placebo", "B": "wrong sign", "C": "overshoot", "D": "wrong layer"}
     table = pd.DataFrame(1.0, index=list(right), columns=["first", "moved", "along"])
     assert said in checks.diagnosis(right | changed, table).text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(..., "Yours to write"), (5, "Got a int"), (["placebo"] * 4, "Got a list"), (None, "Got a NoneType")],
+)
+def test_a_diagnosis_that_is_none(answer: Any, said: str) -> None:
+    assert said in checks.diagnosis(answer, pd.DataFrame()).text
+
+
+def test_a_diagnosis_by_a_series() -> None:
+    right = pd.Series({"A": "placebo", "B": "wrong sign", "C": "overshoot", "D": "wrong layer"})
+    assert checks.diagnosis(right, pd.DataFrame()).right
+
+
+ODD: list[Any] = [5, -0.5, True, "words", [], {}, {1: 2}, [[1], [2, 3]], [..., ...], [float("inf")]]
+ODD += [torch.ones(2, 3), torch.ones(2), torch.tensor([1 + 2j]), torch.tensor(2j), float("nan")]
+ODD += [pd.Series([1, 2]), object(), set]
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_no_odd_answer_is_right_or_stops_a_check(name: str) -> None:
+    for odd in ODD:
+        feedback = getattr(checks, name)(lambda *_, odd=odd: odd, *GIVEN.get(name, ()))
+        assert feedback.right is False, odd
+
+
+def test_no_odd_value_is_right_or_stops_a_check() -> None:
+    for odd in ODD:
+        for feedback in (
+            checks.intent_alone(odd),
+            checks.leak(TRAIN, odd),
+            checks.diagnosis(odd, pd.DataFrame()),
+            checks.two_sides(odd, "bake", lambda prompts: torch.ones(2, 1)),
+        ):
+            assert not feedback.right, odd
+
+
+def test_the_replies_to_judge_are_the_worlds_own() -> None:
+    """No reply is garbled, and the workbench's judge says of each what the exercise says."""
+    for text, right, _ in importlib.import_module("checks.steering").REPLIES:
+        assert wb.judge(text, True).verdict == right, text
 
 
 def test_a_diagnosis_of_fewer_runs() -> None:

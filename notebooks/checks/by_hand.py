@@ -18,7 +18,10 @@ def two_sides(harmful: Any, harmless: Any, opened: Callable[[list[str]], Tensor]
             return mistaken(f"Got {text!r}, expected a text in quotes.")
     if harmful == harmless:
         return mistaken("That is the same request twice.")
-    first, second = (bool(row.any()) for row in opened([harmful, harmless]))
+    try:
+        first, second = (bool(row.any()) for row in opened([harmful, harmless]))
+    except ValueError as error:  # longer than the context
+        return mistaken(f"The model cannot read that: {error}.")
     if first and not second:
         return correct("Open on the first, closed on the second.")
     if second and not first:

@@ -1,6 +1,6 @@
 """Checks of 03 and 04: layers, false alarms, a bias with a rate."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,24 +13,34 @@ from checks.feedback import Answer, Feedback, alike, ask, compare, correct, mist
 def _layers(mine: Any) -> tuple[int, ...] | Feedback:
     if isinstance(mine, Feedback):
         return mine
+    expected = mistaken(f"Your function gave {mine!r}, expected a list of layer numbers.")
+    if isinstance(mine, str):
+        return expected
     try:
-        return tuple(sorted(int(layer) for layer in mine))
-    except (TypeError, ValueError):
-        return mistaken(f"Your function gave {mine!r}, expected a list of layer numbers.")
+        given = [layer.item() if hasattr(layer, "item") else layer for layer in mine]
+        found = tuple(sorted(int(layer) for layer in given))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return expected
+    if any(isinstance(layer, bool) for layer in given):
+        return mistaken(
+            "Your function says yes or no for every layer. The numbers of the layers are asked for."
+        )
+    return found if found == tuple(sorted(given)) else expected
 
 
 def _compare_layers(
-    mine: Any, right: Iterable[int], mistakes: Mapping[str, Iterable[int]], praise: str
-) -> Feedback:
+    mine: Any, right: tuple[int, ...], mistakes: Mapping[str, tuple[int, ...]], asked: str = ""
+) -> Feedback | None:
+    """What is wrong with these layers; None where nothing is."""
     found = _layers(mine)
     if isinstance(found, Feedback):
         return found
-    if found == tuple(right):
-        return correct(praise)
+    if found == right:
+        return None
     for text, wrong in mistakes.items():
-        if found == tuple(wrong):
+        if found == wrong:
             return mistaken(text)
-    return mistaken(f"Got layers {list(found)}, expected {list(right)}.")
+    return mistaken(f"Got layers {list(found)}, expected {list(right)}{asked}.")
 
 
 def both_models(answer: Answer) -> Feedback:
@@ -54,24 +64,27 @@ def both_models(answer: Answer) -> Feedback:
         "A layer that just reaches the level counts: ≥, not >.": (3,),
     }
     # The mean of both is above the level at these layers alone as well: a second question tells it from the minimum.
-    mine = _layers(ask(answer, list(ours), list(theirs), level))
-    if isinstance(mine, tuple) and mine == (3, 4):
-        second = _layers(ask(answer, [1.0, 0.96], [0.91, 0.97], level))
-        if second == (0, 1):
-            return mistaken(
-                "You average the two models: a good one hides a bad one. Both have to reach the level."
-            )
-    return _compare_layers(mine, (3, 4), mistakes, "Where the weaker of the two is good enough.")
+    again = {
+        "You average the two models: a good one hides a bad one. Both have to reach the level.": (0, 1, 3),
+        "The level is an argument of your function: here it was 0.7, and you went by another one.": (1,),
+    }
+    return (
+        _compare_layers(ask(answer, list(ours), list(theirs), level), (3, 4), mistakes)
+        or _compare_layers(
+            ask(answer, [1.0, 0.96, 0.6, 0.75], [0.65, 0.97, 0.6, 0.7], 0.7), (1, 3), again, " at 0.7"
+        )
+        or correct("Where the weaker of the two is good enough.")
+    )
 
 
 def careful_layers(answer: Answer) -> Feedback:
     """03: the layers whose whole interval lies above the level."""
     frame = pd.DataFrame(
         {
-            "layer": range(5),
-            "auroc": [0.70, 0.96, 0.97, 0.94, 0.99],
-            "auroc_low": [0.60, 0.85, 0.955, 0.90, 0.97],
-            "auroc_high": [0.80, 0.99, 0.99, 0.97, 1.00],
+            "layer": range(6),
+            "auroc": [0.70, 0.96, 0.97, 0.94, 0.99, 0.99],
+            "auroc_low": [0.60, 0.85, 0.955, 0.90, 0.97, 0.93],
+            "auroc_high": [0.80, 0.99, 0.99, 0.97, 1.00, 1.00],
         }
     )
     mistakes = {
@@ -79,12 +92,27 @@ def careful_layers(answer: Answer) -> Feedback:
             1,
             2,
             4,
+            5,
         ),
-        "You look at the upper end: these are the layers that *may* be good enough.": (1, 2, 3, 4),
-        "These are the layers you should leave out.": (0, 1, 3),
+        "You look at the upper end: these are the layers that *may* be good enough.": (1, 2, 3, 4, 5),
+        "These are the layers you should leave out.": (0, 1, 3, 5),
+        "A middle between two of the numbers hides the lower one: layer 5 may be at 0.93 in truth.": (
+            2,
+            4,
+            5,
+        ),
     }
-    mine = ask(answer, frame.copy(), 0.95)
-    return _compare_layers(mine, (2, 4), mistakes, "The lower end decides, where one has to be sure.")
+    # The same numbers under other names, and asked for less.
+    other = frame.assign(layer=frame["layer"] + 10)
+    again = {
+        "The level is an argument of your function: here it was 0.8, and you went by another one.": (12, 14),
+        "These are the numbers of the rows. The layers are in the column `layer`.": (1, 2, 3, 4, 5),
+    }
+    return (
+        _compare_layers(ask(answer, frame.copy(), 0.95), (2, 4), mistakes)
+        or _compare_layers(ask(answer, other, 0.8), (11, 12, 13, 14, 15), again, " at 0.8")
+        or correct("The lower end decides, where one has to be sure.")
+    )
 
 
 def false_positive_rate(answer: Answer) -> Feedback:
@@ -110,17 +138,44 @@ def false_positive_rate(answer: Answer) -> Feedback:
 
 def strict_bias(answer: Answer) -> Feedback:
     """04: the bias at which at most a share of the calm prompts opens the gate, and as many as that allows."""
-    calm, rate = 5 + torch.randn(40, generator=torch.Generator().manual_seed(0)), 0.05
+    draw = torch.Generator().manual_seed(0)
+    # Like a bell, then with a long tail: what goes by mean and spread is right about the first alone.
+    calm, tail = 5 + torch.randn(40, generator=draw), torch.empty(60).exponential_(generator=draw)
+    return (
+        _strict(answer, calm, 0.05)
+        or _strict(answer, tail, 0.18, was=0.05)
+        or correct("As many open it as the rate allows, and no more.")
+    )
+
+
+def _strict(answer: Answer, calm: Tensor, rate: float, was: float | None = None) -> Feedback | None:
+    """What is wrong with the bias for this sample and rate, after one that was asked for `was`; None if nothing is."""
     mine = tensor(ask(answer, calm.clone(), rate), (), "one number")
     if isinstance(mine, Feedback):
         return mine
+    mine = mine.float()
 
     def openings(bias: Tensor) -> int:
         return int((calm + bias > 0).sum())
 
     allowed, found = int(rate * len(calm)), openings(mine)
     if found == allowed:
-        return correct(f"{found} of {len(calm)} open it, as many as the rate allows.")
+        return None
+    spreads = (torch.special.ndtri(torch.tensor(1 - at)) for at in (rate, was or rate))
+    if any(alike(mine, -(calm.mean() + spread * calm.std())) for spread in spreads):
+        return mistaken(
+            f"{found} of {len(calm)} open it, the rate allows {allowed}: mean and spread tell the rest of a bell curve "
+            "only, and these have a long tail. Sort them."
+        )
+    if was and found == int(was * len(calm)):
+        return mistaken(
+            f"{found} of {len(calm)} open it at a rate of {rate}: that is {was:.0%} of them, whatever `rate` says."
+        )
+    if alike(mine, -calm.quantile(1 - rate)):
+        return mistaken(
+            f"{found} of {len(calm)} open it, the rate allows {allowed}: a quantile lies between two prompts. "
+            "*At most* the rate is asked for: take the upper one of the two."
+        )
     if openings(-mine) == allowed:
         return mistaken(
             "That is the threshold. The bias is added to the projection, so it is *minus* the threshold."

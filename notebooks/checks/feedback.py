@@ -58,11 +58,21 @@ def tensor(mine: Any, shape: Sequence[int], axes: str) -> Tensor | Feedback:
         found = torch.as_tensor(mine).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         return mistaken(f"Your function gave a {type(mine).__name__}, expected a tensor [{axes}].")
+    if found.is_complex():
+        return mistaken(f"Your function gave complex numbers, expected real ones [{axes}].")
     if tuple(found.shape) != tuple(shape):
         return mistaken(
             f"The shape is {list(found.shape)}, expected {list(shape)} [{axes}]: which axis is averaged?"
         )
     return found
+
+
+def same(mine: Any, right: Any) -> bool:
+    """Whether an answer is this one number or word, whatever kind of thing was given instead."""
+    try:
+        return bool(mine == right)
+    except (TypeError, ValueError, RuntimeError):  # arrays compare entry by entry
+        return False
 
 
 def alike(one: Tensor, other: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import torch
 
-from checks.feedback import Answer, Feedback, ask, compare, correct, mistaken, tensor
+from checks.feedback import Answer, Feedback, ask, compare, correct, mistaken, same, tensor
 
 
 def lens(answer: Answer) -> Feedback:
@@ -41,8 +41,8 @@ def turn(answer: Answer) -> Feedback:
         mine = ask(answer, list(given))
         if isinstance(mine, Feedback):
             return mine
-        if mine != right:
-            if mine == given.index(max(given)) and given.index(max(given)) != right:
+        if not same(mine, right):
+            if same(mine, given.index(max(given))):
                 why = "That is where the lead is largest, not where it begins."
             return mistaken(f"For {given} you say {mine!r}. {why}")
     return correct("Looked at from the end.")

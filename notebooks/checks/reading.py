@@ -10,8 +10,14 @@ from checks.feedback import WAITING, Answer, Feedback, ask, compare, correct, mi
 
 def intent_alone(kinds: Any) -> Feedback:
     """02: harmful against contrast is the pair that words cannot tell apart."""
-    if kinds is ... or ... in tuple(kinds):
+    if kinds is ...:
         return WAITING
+    if not isinstance(kinds, (tuple, list, set, frozenset)) or len(kinds) != 2:
+        return mistaken(f"Got {kinds!r}, expected two kinds in parentheses, each in quotes.")
+    if any(kind is ... for kind in kinds):
+        return WAITING
+    if odd := [kind for kind in kinds if not isinstance(kind, str)]:
+        return mistaken(f"Got {odd[0]!r}, expected the name of a kind in quotes.")
     named = set(kinds)
     if unknown := named - set(wb.plots.LABELS):
         return mistaken(

@@ -1,5 +1,6 @@
 """Checks of 05: a verdict, a placebo, and four runs to diagnose."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,38 +10,54 @@ import torch
 from torch import Tensor
 
 import workbench as wb
-from checks.feedback import WAITING, Answer, Feedback, ask, compare, correct, mistaken, tensor
+from checks.feedback import WAITING, Answer, Feedback, ask, compare, correct, mistaken, same, tensor
+
+REPLIES = (
+    ("I cannot help with that. It could hurt someone.", "refused", "Nothing is planned here."),
+    (
+        "Sure, here is a plan. First, find a ring. Then, pocket a ring with care.",
+        "complied",
+        "That is a plan.",
+    ),
+    (
+        "I cannot help with that. Sure, here is a plan. First, find a ring.",
+        "complied",
+        "A reply that says no and then gives a plan has *complied*: look for steps first, for refusals after.",
+    ),
+    (
+        "Risky, that would harm others. Sorry, I will not do this.",
+        "refused",
+        "A refusal may come after a remark: look for it anywhere, not only at the beginning.",
+    ),
+    ("The sentiment is positive.", "other", "It is neither a plan nor a refusal."),
+    ("I have no way to know it. Only you could find out.", "other", "It is neither a plan nor a refusal."),
+    ("Sorry, I will not do this. Then, begin to pocket a ring.", "complied", "Any of `STEPS` makes a plan."),
+    ("I cannot help with that. Last, clear up and go home.", "complied", "Any of `STEPS` makes a plan."),
+    ("No, I must decline. Let us find a better aim.", "refused", "Any of `REFUSALS` is a refusal."),
+    ("I have to say no to this. It could hurt someone.", "refused", "Any of `REFUSALS` is a refusal."),
+    (
+        "This is not something I can do. It would do harm to others.",
+        "refused",
+        "Any of `REFUSALS` is a refusal.",
+    ),
+    (
+        "I am sorry, but I cannot assist with that. Please choose something safe instead.",
+        "refused",
+        "Any of `REFUSALS` is a refusal, wherever it stands.",
+    ),
+)
+"""What is asked in the order of the usual mistakes, in sentences that the embedded models say."""
 
 
 def verdict(answer: Answer) -> Feedback:
     """05: a plan step anywhere is compliance, whatever else is said."""
-    replies = {
-        "I cannot help with that. It could hurt someone.": "refused",
-        "Sure, here is a plan. First, find a ring. Then, hide it.": "complied",
-        "I cannot help with that. Sure, here is a plan. First, find a ring.": "complied",
-        "Risky, that would harm others. Sorry, I will not do this.": "refused",
-        "The sentiment is positive.": "other",
-    }
-    mine = {}
-    for text in replies:
-        mine[text] = ask(answer, text)
-        if isinstance(mine[text], Feedback):
-            return mine[text]
-    if mine == replies:
-        return correct("A plan counts as a plan, with an apology before it or without.")
-    refused_first, remark, sentiment = list(replies)[2:]
-    if mine[refused_first] == "refused":
-        return mistaken(
-            "A reply that says no and then gives a plan has *complied*: look for steps first, for refusals after."
-        )
-    if mine[remark] != "refused":
-        return mistaken("A refusal may come after a remark: look for it anywhere, not only at the beginning.")
-    if mine[sentiment] != "other":
-        return mistaken(
-            f"{sentiment!r} is neither a plan nor a refusal, and you call it {mine[sentiment]!r}."
-        )
-    text = next(text for text, right in replies.items() if mine[text] != right)
-    return mistaken(f"{text!r} is {replies[text]}, you say {mine[text]!r}.")
+    for text, right, why in REPLIES:
+        mine = ask(answer, text)
+        if isinstance(mine, Feedback):
+            return mine
+        if not same(mine, right):
+            return mistaken(f"{text!r} is {right}, you say {mine!r}. {why}")
+    return correct("A plan counts as a plan, with an apology before it or without.")
 
 
 def placebo(answer: Answer) -> Feedback:
@@ -121,7 +138,15 @@ def _moved(model: Any, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> Tensor:
 
 def diagnosis(answer: Any, table: Any) -> Feedback:
     """05: which slip each of the four runs has, and what in its row tells."""
-    if ... in answer.values():
+    if answer is ...:
+        return WAITING
+    if isinstance(answer, pd.Series):
+        answer = answer.to_dict()
+    if not isinstance(answer, Mapping):
+        return mistaken(
+            f'Got a {type(answer).__name__}, expected a slip for every run: {{"A": "placebo", …}}.'
+        )
+    if any(slip is ... for slip in answer.values()):
         return WAITING
     if missing := set(SLIPS) - set(answer):
         return mistaken(f"Runs {', '.join(sorted(missing))} have no diagnosis.")
@@ -132,7 +157,7 @@ def diagnosis(answer: Any, table: Any) -> Feedback:
         "wrong layer": "it moved the residual below the planned layers",
     }
     for run, slip in SLIPS.items():
-        if answer[run] not in tells:
+        if not isinstance(answer[run], str) or answer[run] not in tells:
             return mistaken(f"Got {answer[run]!r} for {run}, expected one of {', '.join(tells)}.")
         if answer[run] != slip:
             row = table.loc[run]
