@@ -176,11 +176,8 @@ def turn_and_type(sight: Sight, show: Callable[[str], Any], shots: Path) -> None
 
 
 def replies(dial: Any) -> list[str]:
-    """What stands under "unsteered" and "steered"."""
-    text = dial.query_selector(".widget-html-content div div").inner_text()
-    cells = dial.query_selector_all(".widget-html-content div div div")
-    assert len(cells) == 2, text
-    return [cell.inner_text().split("\n", 1)[1] for cell in cells]
+    """What stands under "unsteered" and "steered": read at one go, since the text is replaced while one looks."""
+    return dial.evaluate(_REPLIES)
 
 
 def pick(sight: Sight, picker: Any, layers: Callable[[], list[int]]) -> None:
@@ -225,6 +222,8 @@ def in_kernel(sight: Sight, expression: str) -> Any:
     return json.loads(said.split("value:", 1)[1])
 
 
+_REPLIES = """box => [...box.querySelectorAll('.widget-html-content div div div')]
+    .map(cell => cell.innerText.split('\\n').slice(1).join('\\n'))"""
 _KERNEL = "() => !!window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
 _EXECUTE = """async code => {
     const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;

@@ -36,7 +36,7 @@ def differing(now: pd.DataFrame, committed: pd.DataFrame) -> dict[str, float]:
     for column in committed:
         ours, theirs = now[column], committed[column]
         if pd.api.types.is_numeric_dtype(theirs) and not pd.api.types.is_bool_dtype(theirs):
-            size = float(theirs.abs().max()) or 1.0
+            size = float(theirs[np.isfinite(theirs)].abs().max()) or 1.0
             same = np.isclose(
                 ours.astype(float), theirs.astype(float), rtol=1e-3, atol=1e-3 * size, equal_nan=True
             )
