@@ -1,6 +1,7 @@
 """The shell's verbs: help that teaches, results on stdout, and every error as one line."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,7 @@ def test_a_negative_strength_is_for_embedded_models(
     [
         ("ask bake --alpha nan", "got --alpha nan, expected a finite number: 0 leaves the model as it is"),
         ("ask bake --alpha=-inf", "got --alpha -inf, expected a finite number: 0 leaves the model as it is"),
+        ("ask bake ' '", "got an empty prompt, expected some words: there is nothing to answer"),
         ("ask bake --max-new-tokens 0", "got --max-new-tokens 0, expected 1 or more"),
         ("ask bake --min-auroc 95", "got --min-auroc 95, expected a number from 0 to 1: 0.5 tells nothing"),
         ("layers --min-auroc nan", "got --min-auroc nan, expected a number from 0 to 1: 0.5 tells nothing"),
@@ -211,7 +213,7 @@ def test_what_no_model_could_make_good_is_refused_before_any_is_loaded(
     shell: CliRunner, monkeypatch: pytest.MonkeyPatch, command: str, told: str
 ) -> None:
     monkeypatch.setattr("workbench.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    found = shell.invoke(app, command.split())
+    found = shell.invoke(app, shlex.split(command))
     assert (found.exit_code, found.stderr) == (2, f"workbench: {told}\n")
 
 

@@ -187,6 +187,8 @@ def ask(
     from workbench.models import context_length, tokenizer_of
     from workbench.prompts import as_prompt_set
 
+    if not all(prompt.strip() for prompt in prompts):
+        raise ValueError("got an empty prompt, expected some words: there is nothing to answer")
     _require_sound(min_auroc, alpha, max_new_tokens, target=target)
     model = _load(target)
     # For its length alone, before anything is read.
