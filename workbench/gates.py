@@ -167,6 +167,15 @@ class ThresholdGate:
         provenance = Provenance("gate", note=f"bias shifted by {delta:g}", parents=(self.provenance,))
         return replace(self, bias=self.bias + delta, provenance=provenance)
 
+    def require_along(self, vectors: SteeringVectors) -> None:
+        """Refuse vectors that this gate does not read along: its threshold lies on another axis than theirs."""
+        vectors.space.require(self.space, "gate")
+        if not torch.allclose(self.directions, vectors.directions, atol=1e-4):
+            raise ValueError(
+                "the gate reads along other directions than these vectors: its threshold lies on another axis; pass "
+                "the vectors that it was fitted with"
+            )
+
     @cached_property
     def id(self) -> str:
         """A hash of directions, bias and shared layer."""

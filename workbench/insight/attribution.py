@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
@@ -133,8 +134,10 @@ def _written(
     names: list[Component] = [("embedding", -1, -1)]
     parts = [embedding]
     for layer in range(depth):
-        heads = torch.einsum(
-            "phd,hdm->hpm", last[f"blocks.{layer}.attn.hook_z"], model.W_O[layer].float().cpu()
+        heads = einsum(
+            last[f"blocks.{layer}.attn.hook_z"],
+            model.W_O[layer].float().cpu(),
+            "prompt head d_head, head d_head d_model -> head prompt d_model",
         )
         names += [("head", layer, head) for head in range(len(heads))]
         parts += list(heads)

@@ -32,6 +32,9 @@ from workbench.models import (
 )
 from workbench.prompts import PromptSet, as_prompt_set
 
+ALONG = "prompt layer pos d_model, layer d_model -> prompt layer pos"
+"""Every token's residual on its layer's direction, for `einops.einsum`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:

@@ -1,7 +1,7 @@
 """Inside a steered run: what a shift does to the residual of every token, and to the reply's first word.
 
     x_l = x'_l + alpha * g_l * theta_l      norm ‖x_l‖, projection x_l · theta_l and cosine, with the shift and without
-    lead_l = log sum over refusal tokens of exp(logit) − log sum over compliance tokens of exp(logit), by logit lens
+    lead_l = max over refusal tokens of logit − max over compliance tokens of logit, by logit lens
 
 The trap: what is added at one layer is carried on and answered by all later ones. Only at the first steered layer do
 the two runs differ by the shift itself; after it the difference is the model's doing as well.
@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from workbench.decoding.asking import Prompts
 from workbench.generation import steered
 from workbench.insight.lens import lens_logits, opening_tokens
-from workbench.insight.reading import Texts, read_texts, require_there, texts_of, token_text
+from workbench.insight.reading import ALONG, Texts, read_texts, require_there, texts_of, token_text
 from workbench.loading import Model
 from workbench.models import n_layers, space_of
 from workbench.steering import SteeringPlan
@@ -51,7 +52,7 @@ def steered_residuals(
     rows = []
     for arm, (residuals, lengths, opened) in arms.items():
         norms = residuals.norm(dim=-1)
-        along = torch.einsum("plsd,ld->pls", residuals, vectors.directions)
+        along = einsum(residuals, vectors.directions, ALONG)
         cosines = along / norms.clamp(min=torch.finfo(torch.float32).tiny)
         for number, prompt in enumerate(texts.prompts):
             words = texts.words(number)

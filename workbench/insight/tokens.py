@@ -10,10 +10,11 @@ the first token, whose residual is like no other, may lie far off on either side
 
 import pandas as pd
 import torch
+from einops import einsum
 
 from workbench.decoding.asking import Prompts
 from workbench.gates import ThresholdGate
-from workbench.insight.reading import chosen_layers, read_texts, require_there, texts_of
+from workbench.insight.reading import ALONG, read_texts, require_there, texts_of
 from workbench.loading import Model
 from workbench.models import model_name, space_of
 from workbench.prompts import PromptSet
@@ -33,14 +34,10 @@ def token_map(
     space = space_of(model, vectors.space.site)
     vectors.space.require(space, "vectors")
     if gate is not None:
-        gate.space.require(space, "gate")
-        if not torch.allclose(gate.directions, vectors.directions, atol=1e-5):
-            raise ValueError(
-                "the gate reads other directions than the vectors': pass the vectors that it was fitted from"
-            )
+        gate.require_along(vectors)
     texts = texts_of(model, prompts)
     residuals = read_texts(model, texts, site=vectors.space.site)
-    projections = torch.einsum("plsd,ld->pls", residuals, vectors.directions)
+    projections = einsum(residuals, vectors.directions, ALONG)
     middle = -gate.bias if gate is not None else vectors.midpoints
     thresholds = torch.zeros(vectors.space.n_layers) if middle is None else middle
     unit = torch.where(vectors.norms > 0, vectors.norms, torch.ones_like(vectors.norms))
@@ -60,7 +57,7 @@ def token_map(
         for position, (word, column) in enumerate(
             zip(texts.words(number), texts.positions(number), strict=True)
         )
-        for layer in chosen_layers(model, None)
+        for layer in range(vectors.space.n_layers)
     ]
     return pd.DataFrame(rows)
 

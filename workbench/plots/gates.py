@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from workbench.plots.panels import LABELS, panels, require_columns, require_sides, shown_layers
+from workbench.plots.panels import LABELS, name_marks, panels, require_columns, require_sides, shown_layers
 from workbench.plots.tokens import SIDES
 from workbench.prompts import ATTACKS
 from workbench.style import COLOURS, GRID, INK, SEQUENTIAL, dress, tint
@@ -194,16 +194,12 @@ def gate_by_wrapper(frame: pd.DataFrame, *, finding: str = "", method: str = "")
         f"Most slip through in the wrapper {_called(worst['wrapper'])}: the gate opens on "
         f"{100 * worst['open']:.0f} % of its attacks [{100 * worst['low']:.0f}, {100 * worst['high']:.0f}]"
     )
-    sides = [f'<span style="color:{COLOURS["harmful"]}">● attacks: should be open</span>']
+    sides = {"● attacks: should be open": COLOURS["harmful"]}
     if not others.empty:
-        sides.append(f'<span style="color:{COLOURS["harmless"]}">● harmless: should be closed</span>')
+        sides["● harmless: should be closed"] = COLOURS["harmless"]
     method = method or "share of prompts on which the gate is open; lines: 95 % intervals"
     fig = dress(fig, finding, method, width=720, height=34 * len(height) + 90)
-    fig.add_annotation(
-        text="     ".join(sides), x=0, y=1, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-        yshift=6, showarrow=False,
-    )  # fmt: skip
-    return fig
+    return name_marks(fig, sides)
 
 
 def _called(wrapper: object) -> str:

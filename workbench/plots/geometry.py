@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from workbench.plots.panels import (
     LABELS,
     layer_axis,
+    name_marks,
     panels,
     require_columns,
     require_depth,
@@ -256,19 +257,7 @@ def principal_components(
             )
         ],
     )  # fmt: skip
-    names = "     ".join(f'<span style="color:{COLOURS[label]}">● {label}</span>' for label in labels)
-    fig.add_annotation(
-        text=names,
-        x=0,
-        y=1,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        yshift=6,
-        showarrow=False,
-    )
-    return fig
+    return name_marks(fig, {f"● {label}": COLOURS[label] for label in labels})
 
 
 def _component_axes(part: pd.DataFrame, auroc: float) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """What all pictures share: small multiples with common axes, and the check of the frame they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -33,6 +33,23 @@ def panels(
     )
     fig.update_annotations(font=dict(size=13, color=INK), yshift=4)
     return fig
+
+
+def name_marks(fig: go.Figure, names: Mapping[str, str], *, below: bool = False) -> go.Figure:
+    """Name the marks, each name in the colour it maps to, on one line above the panels, or below them."""
+    text = "     ".join(f'<span style="color:{colour}">{name}</span>' for name, colour in names.items())
+    y, anchor, shift = (0, "top", -28) if below else (1, "bottom", 6)
+    return fig.add_annotation(
+        text=text,
+        x=0,
+        y=y,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor=anchor,
+        yshift=shift,
+        showarrow=False,
+    )
 
 
 def require_columns(frame: pd.DataFrame, what: str, *columns: str) -> None:

@@ -1,12 +1,12 @@
 """Picture of what conditions gain and what they cost, target by target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import panels, require_columns
+from workbench.plots.panels import name_marks, panels, require_columns
 from workbench.style import COLOURS, GRID, SHADE, dress, tint
 
 BROKEN = "attacks broken"
@@ -80,7 +80,12 @@ def trade_off(
         width=width,
         height=27 * len(conditions) + 96,
     )
-    return _name_kinds(fig, [kind for kind in TRADE_OFF if kind in set(frame["kind"])])
+    named = {
+        f"{'■' if kind == BROKEN else '●'} {kind}": COLOURS[colour]
+        for kind, colour in TRADE_OFF.items()
+        if kind in set(frame["kind"])
+    }
+    return name_marks(fig, named, below=True)
 
 
 def _broken_bars(fig: go.Figure, part: pd.DataFrame, height: Mapping[str, int], col: int) -> None:
@@ -103,23 +108,3 @@ def _broken_bars(fig: go.Figure, part: pd.DataFrame, height: Mapping[str, int], 
         row=1,
         col=col,
     )
-
-
-def _name_kinds(fig: go.Figure, kinds: Sequence[str]) -> go.Figure:
-    """The marks' names in their own colours, on one line under the panels."""
-    text = "     ".join(
-        f'<span style="color:{COLOURS[TRADE_OFF[kind]]}">{"■" if kind == BROKEN else "●"} {kind}</span>'
-        for kind in kinds
-    )
-    fig.add_annotation(
-        text=text,
-        x=0,
-        y=0,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="top",
-        yshift=-28,
-        showarrow=False,
-    )
-    return fig

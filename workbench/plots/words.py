@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import require_columns
+from workbench.plots.panels import name_marks, require_columns
 from workbench.plots.tokens import readable
 from workbench.style import COLOURS, GRID, INK, dress
 
@@ -107,26 +107,12 @@ def first_tokens(frame: pd.DataFrame, *, finding: str = "", method: str = "") ->
         showgrid=False,
     )
     fig.update_xaxes(title_text="logit")
-    named = "     ".join(
-        f'<span style="color:{COLOURS[arm]}">● {arm}</span>' for arm in ("unsteered", "steered")
-    )
     method = (
         method
         or "logits of the reply's first token: those likeliest in either run, in the steered one's order"
     )
     fig = dress(fig, finding or _first_found(frame), method, width=620, height=120 + 26 * len(rows))
-    fig.add_annotation(
-        text=named,
-        x=0,
-        y=1,
-        xref="paper",
-        yref="paper",
-        xanchor="left",
-        yanchor="bottom",
-        yshift=6,
-        showarrow=False,
-    )
-    return fig
+    return name_marks(fig, {f"● {arm}": COLOURS[arm] for arm in ("unsteered", "steered")})
 
 
 def _first_found(frame: pd.DataFrame) -> str:

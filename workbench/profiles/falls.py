@@ -50,12 +50,7 @@ def projections(
     )
     if gate is None:
         return frame
-    vectors.space.require(gate.space, "gate")
-    if not torch.allclose(gate.directions, vectors.directions, atol=1e-4):
-        raise ValueError(
-            "the gate reads along other directions than these vectors: its threshold lies on another axis; pass the "
-            "vectors that it was fitted with"
-        )
+    gate.require_along(vectors)
     threshold = ((-gate.bias - middle) / unit).tolist()
     return frame.assign(
         threshold=[threshold[layer] for layer in frame["layer"]], decides=frame["layer"].isin(gate.reads)

@@ -13,12 +13,14 @@ The trap: an interval holds for prompts like these; that they are templates, how
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from workbench.stats.clusters import (
     LEVEL,
     Clusters,
     Floats,
+    Interval,
     distinct_prompts,
     framed,
     scored,
@@ -141,11 +143,7 @@ def auroc(
     def drawn(yes: Floats, no: Floats) -> Floats:
         return ((yes @ wins) * no).sum(1) / (yes.sum(1) * no.sum(1))
 
-    low, high, k, column = two_sided(drawn, truth, columns, mean, n_boot, seed)
-    distinct = min(distinct_prompts(columns[truth]), distinct_prompts(columns[~truth]))
-    floor = wilson(mean * distinct, distinct)
-    method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
-    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(values), k, method)
+    return _floored(two_sided(drawn, truth, columns, mean, n_boot, seed), mean, truth, columns)
 
 
 def balanced_accuracy(
@@ -169,11 +167,7 @@ def balanced_accuracy(
         return (weights @ yes / weights.sum(1) + others @ no / others.sum(1)) / 2
 
     mean = float((yes.mean() + no.mean()) / 2)
-    low, high, k, column = two_sided(drawn, truth, columns, mean, n_boot, seed)
-    distinct = min(distinct_prompts(columns[truth]), distinct_prompts(columns[~truth]))
-    floor = wilson(mean * distinct, distinct)
-    method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
-    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(right), k, method)
+    return _floored(two_sided(drawn, truth, columns, mean, n_boot, seed), mean, truth, columns)
 
 
 def gap_between(
@@ -202,6 +196,15 @@ def roc_area(scores: ArrayLike, positive: ArrayLike) -> float:
     from sklearn.metrics import roc_auc_score  # for the reason see `wilson`
 
     return float(roc_auc_score(positive, scores))
+
+
+def _floored(drawn: Interval, mean: float, truth: NDArray[np.bool_], columns: pd.DataFrame) -> Estimate:
+    """An interval that is never narrower than Wilson's with the distinct prompts of the smaller side."""
+    low, high, k, column = drawn
+    distinct = min(distinct_prompts(columns[truth]), distinct_prompts(columns[~truth]))
+    floor = wilson(mean * distinct, distinct)
+    method = f"bootstrap by {column or 'nothing'}, at least Wilson with {distinct} distinct"
+    return Estimate(mean, min(low, floor.low), max(high, floor.high), len(truth), k, method)
 
 
 def _sides(values: Floats, truth: NDArray[np.bool_]) -> tuple[Floats, Floats]:
