@@ -1,6 +1,7 @@
 """The family that ships: what is on disk is what its cards say, and it does on every backend what the equations say."""
 
 import hashlib
+import shutil
 import subprocess
 from itertools import chain
 from pathlib import Path
@@ -44,6 +45,18 @@ def table(name: str, section: str) -> list[str]:
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     text = card.split(f"## {section}\n")[1].split("\n## ")[0]
     return [line for line in text.splitlines() if line.startswith("|")][2:]
+
+
+def test_a_flipped_bit_is_found_by_the_card_as_it_is_written(tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(FOLDER / "base", tmp_path / "organisms" / "base")
+    monkeypatch.setattr("workbench.loading.shipped_path", tmp_path.joinpath)
+    weights = tmp_path / "organisms" / "base" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    with pytest.raises(ValueError, match="model.safetensors is not the file that its card lists"):
+        wb.load_model("organism:base", backend="plain")
+    weights.write_bytes(whole)
+    wb.load_model("organism:base", backend="plain")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,8 +21,8 @@ def token_map(
     """How every token reads at every layer, a panel per prompt, all ending at their last token.
 
     `frame` is that of `insight.tokens.token_map`: prompt, label, position, token, layer, reads. `chosen` layers, those
-    that are steered, are marked by a dot. Colours saturate at the 98th percentile of the size,
-    of the layer that is median in it.
+    that are steered, are marked by a dot. Colours saturate at the 98th percentile of the size, of the layer that is
+    median in it.
     """
     require_columns(frame, "token map", "prompt", "label", "position", "token", "layer", "reads")
     prompts = list(frame["prompt"].unique())
