@@ -182,7 +182,7 @@ def _quietly() -> None:
 
 
 def _where(plan: SteeringPlan) -> Row:
-    return dict(Setting(tuple(plan.layers), plan.positions, plan.alpha).tags)
+    return dict(Setting(tuple(plan.layers), plan.positions, plan.scale, plan.alpha).tags)
 
 
 def _require_recipe(path: Path, recipe: str) -> None:

@@ -33,7 +33,7 @@ def measured(dose, plain):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1, 0.2))
         patch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1,))
-        patch.setattr("workbench.sweep.choosing.layer_sets", lambda layers: [(1, 2), (2, 3)])
+        patch.setattr("workbench.sweep.choosing.sets_tried", lambda layers: [(1, 2), (2, 3)])
         for chosen in (True, False):
             patch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0 if chosen else 1.1)
             asked = {"search": FEW, "test": FEW, "max_new_tokens": 2}

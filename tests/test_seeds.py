@@ -33,7 +33,7 @@ def test_a_target_is_measured_as_it_is_and_steered(seeds, monkeypatch, tmp_path)
     monkeypatch.setattr("workbench.sweep.choosing.MIN_AUROC", 0.0)
     monkeypatch.setattr("workbench.sweep.choosing.GAP_ALPHAS", (0.1,))
     monkeypatch.setattr("workbench.sweep.choosing.RAW_ALPHAS", (0.1,))
-    monkeypatch.setattr("workbench.sweep.choosing.layer_sets", lambda layers: [(1, 2)])
+    monkeypatch.setattr("workbench.sweep.choosing.sets_tried", lambda layers: [(1, 2)])
     monkeypatch.setattr(seeds, "MAX_NEW_TOKENS", 2)
     found = seeds.measure_one(1, tmp_path, "finance")
     assert list(found.columns) == COLUMNS

@@ -15,8 +15,9 @@ from workbench.activations import Activations
 from workbench.evaluation.verdicts import Score
 from workbench.provenance import Provenance, Space
 from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
-from workbench.sweep.choosing import choose, layer_sets
+from workbench.sweep.choosing import choose, sets_tried
 from workbench.sweep.results import SweepResult
+from workbench.sweep.spec import SETTING
 from workbench.vectors import cosine_sentence
 
 ASKED = dict(judge=by_length, max_new_tokens=5)
@@ -39,7 +40,7 @@ def test_every_arm_at_every_setting_and_unsteered_once(swept):
 
 
 def test_a_sweep_equals_runs_apart(plain, swept):
-    setting = Setting((2, 3), "prompt", 0.3)
+    setting = Setting((2, 3), "prompt", "residual", 0.3)
     alone = wb.generate(plain, labelled_prompts(), swept.spec.at(setting), max_new_tokens=5)
     frame = swept.frame[swept.frame["arm"] == "steered"]
     for column, value in setting.tags:
@@ -55,7 +56,7 @@ def test_alpha_zero_is_the_unsteered_arm(swept):
 
 def test_random_directions_are_dealt_and_have_equal_length(swept):
     arm = next(arm for arm in swept.spec.arms() if arm.name == "random" and dict(arm.tags)["alpha"] == 0.3)
-    ours = swept.spec.at(Setting((2,), "all", 0.3))
+    ours = swept.spec.at(Setting((2,), "all", "residual", 0.3))
     assert arm.dealt and len(arm.plans) == 3
     for plan in arm.plans:
         assert torch.allclose(plan.shift.norm(dim=-1), ours.shift.norm(dim=-1), rtol=1e-4)
@@ -78,9 +79,7 @@ def result(rows, spec):
     records = [
         {
             "arm": arm,
-            "layers": "1",
-            "positions": "all",
-            "alpha": alpha,
+            **dict(Setting((1,), "all", "raw", alpha).tags),
             "label": label,
             "verdict": verdict,
             "prompt": i,
@@ -90,7 +89,7 @@ def result(rows, spec):
         for i, verdict in enumerate(verdicts)
     ]
     frame = pd.DataFrame(records)
-    frame.loc[frame["arm"] == "unsteered", ["layers", "positions", "alpha"]] = None
+    frame.loc[frame["arm"] == "unsteered", SETTING] = None
     return SweepResult(spec, frame, Provenance("sweep"))
 
 
@@ -136,7 +135,7 @@ def test_a_rule_of_ones_own(swept):
 
 def test_messages(plain, swept):
     plan = plan_for(plain)
-    with pytest.raises(ValueError, match="got a sweep without alpha, layers or positions"):
+    with pytest.raises(ValueError, match="got a sweep without alpha: expected at least one value"):
         SweepSpec(plan, (), ((2,),), ("all",))
     with pytest.raises(
         ValueError, match="got placebo=0, expected 1 or more: a sweep without a control shows nothing"
@@ -190,10 +189,10 @@ def test_what_is_tried_is_named_where_it_is_no_list_of_values(plain, unchecked, 
 def test_values_come_in_any_list(plain, unchecked):
     spec = SweepSpec(plan_for(plain), np.array([0, 1]), [range(1, 3), [3]], ["prompt"])
     assert spec.settings == (
-        Setting((1, 2), "prompt", 0.0),
-        Setting((1, 2), "prompt", 1.0),
-        Setting((3,), "prompt", 0.0),
-        Setting((3,), "prompt", 1.0),
+        Setting((1, 2), "prompt", "residual", 0.0),
+        Setting((1, 2), "prompt", "residual", 1.0),
+        Setting((3,), "prompt", "residual", 0.0),
+        Setting((3,), "prompt", "residual", 1.0),
     )
 
 
@@ -201,8 +200,8 @@ def test_values_come_in_any_list(plain, unchecked):
 
 
 def test_layer_sets_are_windows_and_all():
-    assert layer_sets((1, 2, 3, 4)) == [(1, 2, 3), (2, 3, 4), (1, 2, 3, 4)]
-    assert layer_sets((2, 3)) == [(2, 3)]
+    assert sets_tried((1, 2, 3, 4)) == [(1, 2, 3), (2, 3, 4), (1, 2, 3, 4)]
+    assert sets_tried((2, 3)) == [(2, 3)]
 
 
 def world_of_three(seed, n=40, labels=("harmful", "harmless")):

@@ -11,6 +11,7 @@ from workbench.plots.panels import panels, require_columns
 from workbench.style import COLOURS, GRID, QUIET, add_band, add_labels, dress, spread, tint
 from workbench.sweep import SweepResult
 from workbench.sweep.results import MAX_BROKEN
+from workbench.sweep.spec import SETTING
 
 # Metrics of a sweep, as a reader calls them.
 METRIC_NAMES: Mapping[str, str] = MappingProxyType(
@@ -197,8 +198,8 @@ def _name_strengths(
 
 
 def _require_one_place(frame: pd.DataFrame, what: str) -> None:
-    """Refuse several layer sets or positions in one line: it would jump between them at every strength."""
-    places = [column for column in ("layers", "positions") if column in frame and frame[column].nunique() > 1]
+    """Refuse several layer sets, positions, gates, … in one line: it would jump between them at every strength."""
+    places = [column for column in SETTING[:-1] if column in frame and frame[column].nunique() > 1]
     if places:
         column = places[0]
         raise ValueError(

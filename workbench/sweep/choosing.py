@@ -37,6 +37,7 @@ from workbench.profiles import LayerProfile, layer_profile, select_layers
 from workbench.prompts import ATTACKS, ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
+from workbench.sweep.layers import LayerSet, layer_sets
 from workbench.sweep.results import (
     MAX_BROKEN,
     MAX_PLACEBO_EFFECT,
@@ -180,9 +181,9 @@ def calm_kinds(activations: Activations) -> list[str]:
     return [label for label in dict.fromkeys(activations.labels) if label not in ATTACKS]
 
 
-def layer_sets(layers: Sequence[int]) -> list[tuple[int, ...]]:
-    """The sets tried: all of `layers`, and every window of three neighbours among them."""
-    windows = [tuple(layers[i : i + 3]) for i in range(len(layers) - 2)]
+def sets_tried(layers: Sequence[int]) -> list[LayerSet]:
+    """All of `layers`, and every window of three neighbours among them."""
+    windows = layer_sets("windows", layers, width=min(3, len(layers)))
     return list(dict.fromkeys([*windows, tuple(layers)]))
 
 
@@ -223,7 +224,7 @@ def choose(
         )  # fmt: skip
 
     start = SteeringPlan(evidence.ssv, gate=gate, layers=layers, alpha=1.0, scale="gap")
-    first = sweep(start, FIRST_STAGE_ALPHAS, layer_sets(layers), POSITIONS, others if controls else {})
+    first = sweep(start, FIRST_STAGE_ALPHAS, sets_tried(layers), POSITIONS, others if controls else {})
     arms = ["steered", "random", *others] if controls else ["steered"]
     place = {arm: first.best_setting(arm=arm) for arm in arms}
     second = {

@@ -13,10 +13,9 @@ from workbench.evaluation.metrics import METRICS, estimates
 from workbench.prompts import ATTACKS
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
-from workbench.sweep.spec import Setting, SweepSpec
+from workbench.sweep.spec import SETTING, Setting, SweepSpec
 
 Rule: TypeAlias = Callable[[pd.DataFrame], "pd.Series[float]"]
-SETTING = ["layers", "positions", "alpha"]
 PENALTY = 5.0
 MAX_BROKEN, MAX_REFUSAL_RISE, MAX_PLACEBO_EFFECT = 0.02, 0.05, 0.05
 TOLERANCE = 0.01
@@ -93,14 +92,7 @@ class SweepResult:
         rates = self.rates(arm)
         scores = rule(rates)
         near = rates[scores >= scores.max() - tolerance]
-        settings = [
-            Setting(
-                tuple(int(layer) for layer in str(row["layers"]).split()),
-                row["positions"],
-                float(row["alpha"]),
-            )
-            for row in near.to_dict("records")
-        ]
+        settings = [Setting.from_tags(row) for row in near.to_dict("records")]
         return min(settings, key=lambda setting: (abs(setting.alpha), len(setting.layers)))
 
     def best(self, rule: Rule = safest) -> float:
