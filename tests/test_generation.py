@@ -9,7 +9,7 @@ from parity import N_LAYERS, Setting, aligned
 
 import workbench as wb
 from workbench import generation
-from workbench.decoding import asking
+from workbench.decoding import asking, replies
 from workbench.decoding.choosers import Greedy
 from workbench.decoding.rows import Row
 from workbench.loading import Model
@@ -34,18 +34,18 @@ def plan(model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """The number of rows in every clean pass and in every decoded batch."""
     done: dict[str, list[int]] = {"read": [], "decoded": []}
-    read, decode = asking.last_token_activations, generation.decode
+    read, decode = asking.last_token_activations, replies.decode
 
     def reading(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
         done["read"].append(len(prompts))
         return read(model, prompts, site=site, batch_size=batch_size)
 
-    def decoding(model: Model, rows: list[Row], *rest: object) -> torch.Tensor:
+    def decoding(model: Model, rows: list[Row], *rest: object, share: bool) -> torch.Tensor:
         done["decoded"].append(len(rows))
-        return decode(model, rows, *rest)
+        return decode(model, rows, *rest, share=share)
 
     monkeypatch.setattr(asking, "last_token_activations", reading)
-    monkeypatch.setattr(generation, "decode", decoding)
+    monkeypatch.setattr(replies, "decode", decoding)
     return done
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from workbench.chat import EncodedBatch, encode
 from workbench.decoding.asking import Plans, Prompts, rows_of
 from workbench.decoding.batches import decode
-from workbench.decoding.choosers import Forced, Greedy
-from workbench.decoding.rows import Row
+from workbench.decoding.choosers import Forced
+from workbench.decoding.replies import Reply, stop_tokens, write_replies
+from workbench.decoding.rows import Row, RowKey
 from workbench.gates import GateReading
 from workbench.loading import Model
 from workbench.models import (
@@ -31,7 +32,6 @@ from workbench.models import (
     input_hook,
     residual_hooks,
     tokenizer_of,
-    transformers_model,
 )
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.shifts import Adder, Shift
@@ -94,24 +94,17 @@ def generate(
     rows = rows_of(model, prompts, plans, reading, asked, batch_size)
     if max_new_tokens is None:
         max_new_tokens = min(LONGEST_REPLY, context_length(model) - max(len(row.ids) for row in rows))
-    listed = _stop_ids(model) if stop_ids is None else list(stop_ids)
-    stop = torch.tensor(listed, dtype=torch.long, device=device_of(model))
+    listed = stop_tokens(model) if stop_ids is None else list(stop_ids)
     # By length, because prompts of one length need no padding.
-    queue = sorted(
-        {row.key: row for row in rows if row.refusal is None}.values(), key=lambda row: len(row.ids)
-    )
-    replies: dict[object, _Reply] = {}
+    queue = sorted(distinct_rows(rows), key=lambda row: len(row.ids))
+    replies: dict[RowKey, Reply] = {}
     with tqdm(total=len(queue), desc="generating", unit="row", disable=not progress) as bar:
         for start in range(0, len(queue), batch_size):
             batch = queue[start : start + batch_size]
-            greedy = Greedy(len(batch), max_new_tokens, stop)
-            opened = decode(model, batch, greedy, max_new_tokens)
-            greedy.require_finite([row.prompt for row in batch])
-            for i, row in enumerate(batch):
-                replies[row.key] = _Reply(*greedy.reply(i), opened[i])
+            written = write_replies(model, batch, max_new_tokens=max_new_tokens, stop_ids=listed)
+            replies |= {row.key: reply for row, reply in zip(batch, written, strict=True)}
             bar.update(len(batch))
-    tokenizer = tokenizer_of(model)
-    return [_completion(row, tokenizer, replies) for row in rows]
+    return completions(rows, tokenizer_of(model), replies)
 
 
 def teacher_forced_logits(
@@ -217,32 +210,29 @@ def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[Stee
         yield run
 
 
-@dataclass(frozen=True, eq=False)
-class _Reply:
-    tokens: tuple[int, ...]
-    finished: bool
-    near_ties: int
-    opened: Bool[Tensor, "layer"] | None
+def distinct_rows(rows: Sequence[Row]) -> list[Row]:
+    """One row of each kind that is to be computed: those that share a reply, and preset refusals, are left out."""
+    return list({row.key: row for row in rows if row.refusal is None}.values())
 
 
-def _completion(row: Row, tokenizer: PreTrainedTokenizerBase, replies: Mapping[object, _Reply]) -> Completion:
-    refusal = row.refusal
-    if refusal is None:
-        reply = replies[row.key]
-        text = str(tokenizer.decode(list(reply.tokens), skip_special_tokens=True))
-    else:
-        reply = _Reply(tuple(tokenizer(refusal, add_special_tokens=False)["input_ids"]), True, 0, row.opened)
-        text = refusal
-    if row.plan is None:
-        return Completion(row.prompt, text, reply.tokens, reply.finished, near_ties=reply.near_ties)
-    opened = reply.opened if row.opened is None else row.opened
-    gate_open = None if opened is None else tuple(opened.tolist())
-    return Completion(row.prompt, text, reply.tokens, reply.finished, row.plan.id, gate_open, reply.near_ties)
+def completions(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, replies: Mapping[RowKey, Reply]
+) -> list[Completion]:
+    """What was asked for, in order, from the `replies` of its distinct rows, by key."""
+    found = []
+    for row in rows:
+        refusal = row.refusal
+        reply = replies[row.key] if refusal is None else _preset(tokenizer, refusal)
+        opened = reply.opened if row.opened is None else row.opened
+        plan_id = None if row.plan is None else row.plan.id
+        gate_open = None if row.plan is None or opened is None else tuple(opened.tolist())
+        found.append(
+            Completion(
+                row.prompt, reply.text, reply.tokens, reply.finished, plan_id, gate_open, reply.near_ties
+            )
+        )
+    return found
 
 
-def _stop_ids(model: Model) -> list[int]:
-    """The tokens that end a text: the tokenizer's, and those of the generation config where there is one."""
-    hf = transformers_model(model)
-    configured = hf.generation_config.eos_token_id if hf is not None and hf.generation_config else None
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({token for token in [tokenizer_of(model).eos_token_id, *listed] if token is not None})
+def _preset(tokenizer: PreTrainedTokenizerBase, refusal: str) -> Reply:
+    return Reply(refusal, tuple(tokenizer(refusal, add_special_tokens=False)["input_ids"]), True, 0)

@@ -133,6 +133,18 @@ class SteeringPlan:
         """The vector alpha * theta_l, in residual units: what an open gate adds at every steered layer."""
         return self.strengths[:, None] * self.vectors.directions[list(self.layers)]
 
+    @cached_property
+    def _hashes(self) -> dict[int, str]:
+        """A hash of the shift at every steered layer that has one."""
+        return {
+            layer: content_hash(row) for layer, row in zip(self.layers, self.shift, strict=True) if row.any()
+        }
+
+    def effect(self, opened: Bool[Tensor, "layer"]) -> tuple[object, ...] | None:
+        """What reaches a row of which the gate decided so: equal for plans that shift alike; None for no shift."""
+        moved = tuple((layer, name) for layer, name in self._hashes.items() if opened[layer])
+        return (self.vectors.space.site, self.positions, moved) if moved else None
+
     @property
     def reads_layer_by_layer(self) -> bool:
         """Whether each steered layer decides for itself, online; otherwise one reading decides for all layers."""
@@ -263,13 +275,16 @@ def compile_shift(
                 "read the gate on the model you steer, plan.read(model, prompts)"
             )
     site = common_site(each)
-    shifting = [plan for plan in each if plan is not None and plan.refusal is None]
+    shifting: dict[SteeringPlan, list[int]] = {}
+    for i, plan in enumerate(each):
+        if plan is not None and plan.refusal is None:
+            shifting.setdefault(plan, []).append(i)
     layers = tuple(sorted({layer for plan in shifting for layer in plan.layers}))
-    width = shifting[0].vectors.space.d_model if shifting else 0
+    width = max((plan.vectors.space.d_model for plan in shifting), default=0)
     values = torch.zeros(len(each), len(layers), width)
     on_prompt, on_reply = torch.zeros(len(each), dtype=torch.bool), torch.zeros(len(each), dtype=torch.bool)
-    for plan in set(shifting):
-        rows = torch.tensor([i for i, other in enumerate(each) if other is plan])
+    for plan, numbers in shifting.items():
+        rows = torch.tensor(numbers)
         columns = torch.tensor([layers.index(layer) for layer in plan.layers])
         values[rows[:, None], columns] = plan.shift
         on_prompt[rows] = plan.positions in ("all", "prompt")

@@ -38,8 +38,10 @@ def rows_of(
         require_clean(each)
     common_site(each)  # here too, so that it does not depend on the size of a batch
     require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
-    tokens = tokenize(tokenizer_of(model), prompts, context_length=context_length(model), reserve=room)
-    ids = [tuple(row) for row in tokens]
+    asked = list(dict.fromkeys(prompts))  # a sweep asks each of them many times
+    tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=room)
+    by_prompt = {prompt: tuple(row) for prompt, row in zip(asked, tokens, strict=True)}
+    ids = [by_prompt[prompt] for prompt in prompts]
     if reading is None:
         opened = _read_ahead(model, prompts, ids, each, batch_size)
     else:

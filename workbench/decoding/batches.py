@@ -10,31 +10,40 @@ rows leave the batch.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.chat import EncodedBatch, pad_id, pad_left
+from workbench.chat import pad_id, pad_left
+from workbench.decoding.branching import branch, branched
 from workbench.decoding.choosers import Chooser
-from workbench.decoding.passes import Passes, passes_over
+from workbench.decoding.passes import Passes, TransformersPasses, passes_over
 from workbench.decoding.rows import Decisions, Row
 from workbench.loading import Model
 from workbench.models import device_of, n_layers, residual_hooks, tokenizer_of
 from workbench.shifts import Shift
 from workbench.steering import compile_shift
 
+Begun: TypeAlias = tuple[Passes, Float[Tensor, "row d_vocab"], Shift, Bool[Tensor, "row layer"]]
+WORTH_SHARING = 0.9
+"""Rows of one prompt share its lower layers where that leaves at most this share of the pass over the prompts."""
+
 
 @torch.no_grad()
-def decode(model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int) -> Bool[Tensor, "row layer"]:
+def decode(
+    model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int, *, share: bool = False
+) -> Bool[Tensor, "row layer"]:
     """Run a batch through the model for at most `n_steps` tokens, which `chooser` picks; returns the rows' decisions.
 
     Rows that are done are carried along until half of the batch is, then dropped. A smaller batch may round the last
-    bit of a logit differently; `Greedy.near_ties` counts the steps at which that could matter.
+    bit of a logit differently; `Greedy.near_ties` counts the steps at which that could matter. `share` lets rows of one
+    prompt share what their shifts leave alone, on a model that `sharing.shares_prompts` has seen do so.
     """
-    batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
-    passes = passes_over(model, batch, n_steps)
-    logits, shift, opened = _prefill(model, rows, passes, batch)
+    passes, logits, shift, opened = (share and _begin_shared(model, rows, n_steps)) or _begin(
+        model, rows, n_steps
+    )
     there = torch.arange(len(rows), device=logits.device)
     step = 0
     tokens = chooser.choose(logits, there, step)
@@ -54,10 +63,10 @@ def decode(model: Model, rows: Sequence[Row], chooser: Chooser, n_steps: int) ->
     return opened
 
 
-def _prefill(
-    model: Model, rows: Sequence[Row], passes: Passes, batch: EncodedBatch
-) -> tuple[Float[Tensor, "row d_vocab"], Shift, Bool[Tensor, "row layer"]]:
-    """The pass over the prompts: logits of the first token, the batch's shift, and the decisions behind it."""
+def _begin(model: Model, rows: Sequence[Row], n_steps: int) -> Begun:
+    """The pass over the prompts, a state per row: decisions that are still to come are read in it."""
+    batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
+    passes = passes_over(model, batch, n_steps)
     decisions = Decisions(rows, n_layers(model))
     # Compiled once. A layer takes its rows from it when it is reached: its decisions are there by then.
     all_open = compile_shift([row.plan for row in rows], torch.ones_like(decisions.opened))
@@ -73,7 +82,27 @@ def _prefill(
     visited = decisions.layers.union(all_open.layers)
     with residual_hooks(model, all_open.site, {layer: partial(read_then_add, layer) for layer in visited}):
         logits = passes.next_logits(batch.input_ids)
-    return logits, all_open.gated(decisions.opened), decisions.opened
+    return passes, logits, all_open.gated(decisions.opened), decisions.opened
+
+
+def _begin_shared(model: Model, rows: Sequence[Row], n_steps: int) -> Begun | None:
+    """The pass over the distinct prompts, from which rows branch off; None where that would not pay, or cannot be."""
+    number = {ids: i for i, ids in enumerate(dict.fromkeys(row.ids for row in rows))}
+    if len(number) == len(rows) or any(row.plan is not None and row.opened is None for row in rows):
+        return None
+    decisions = Decisions(rows, n_layers(model))
+    shift = compile_shift([row.plan for row in rows], decisions.opened)
+    branching = branch(shift, [number[row.ids] for row in rows], n_layers(model))
+    if shift.site != "resid_post" or branching.share > WORTH_SHARING:
+        return None
+    shift = shift.to(*_where_and_how(model))
+    batch = pad_left(list(number), pad_id(tokenizer_of(model))).to(device_of(model))
+    passes = passes_over(model, batch, n_steps)
+    assert isinstance(passes, TransformersPasses)
+    with branched(model, branching, shift):
+        logits = passes.next_logits(batch.input_ids)
+    passes.spread(branching)
+    return passes, logits, shift, decisions.opened
 
 
 def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from workbench.chat import EncodedBatch
+from workbench.decoding.branching import Branching
+from workbench.decoding.caches import reserved_cache
 from workbench.loading import Model
 from workbench.models import transformers_model
 
@@ -40,14 +42,14 @@ class Passes(ABC):
         """Go on with these rows alone."""
 
 
-class _TransformersPasses(Passes):
+class TransformersPasses(Passes):
     """On a plain model, or through a bridge around one."""
 
     def __init__(self, model: Model, hf: PreTrainedModel, batch: EncodedBatch, room: int) -> None:
         super().__init__(batch, room)
         self.model = model
         self.positions = EncodedBatch(self.mask, self.mask).position_ids
-        self.cache = DynamicCache(config=hf.config)
+        self.cache = reserved_cache(hf, self.mask.shape[1])
 
     def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
         output = self.model(
@@ -63,6 +65,14 @@ class _TransformersPasses(Passes):
     def keep(self, rows: Int[Tensor, "kept"]) -> None:
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         self.cache.batch_select_indices(rows)
+
+    def spread(self, branching: Branching) -> None:
+        """Go on with the rows that branched off the prompts in the pass so far."""
+        prompts = torch.tensor(branching.prompts, device=self.mask.device)
+        self.mask, self.positions = self.mask[prompts], self.positions[prompts]
+        layers: Any = self.cache.layers
+        for number, layer in enumerate(layers):
+            layer.batch_select_indices(torch.tensor(branching.kept(number), device=self.mask.device))
 
 
 class _LensPasses(Passes):
@@ -89,4 +99,4 @@ class _LensPasses(Passes):
 def passes_over(model: Model, batch: EncodedBatch, room: int) -> Passes:
     """Passes that begin with `batch` and have room for so many tokens more."""
     hf = transformers_model(model)
-    return _LensPasses(model, batch, room) if hf is None else _TransformersPasses(model, hf, batch, room)
+    return _LensPasses(model, batch, room) if hf is None else TransformersPasses(model, hf, batch, room)

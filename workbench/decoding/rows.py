@@ -6,6 +6,7 @@ A row whose gate is still to be read is nobody's twin but its own plan's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,8 @@ from workbench.activations import Activations
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
+
+RowKey: TypeAlias = tuple[tuple[int, ...], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +45,15 @@ class Row:
         return self.plan.refusal if self.plan is not None and self.acts else None
 
     @property
-    def key(self) -> tuple[tuple[int, ...], str | None]:
+    def key(self) -> RowKey:
         """Rows of one key have one reply, and one reading if that is still to come.
 
-        A row that no shift reaches is the unsteered row; which those are is not known before the reading.
+        A row that no shift reaches is the unsteered row; which those are is not known before the reading. Plans that
+        come to the same shift, by whatever gate or scale, are one.
         """
         if self.plan is None:
             return self.ids, None
-        moved = self.acts and bool(self.plan.shift.any())
-        return self.ids, self.plan.id if moved or self.opened is None else None
+        return self.ids, self.plan.id if self.opened is None else self.plan.effect(self.opened)
 
 
 class Decisions:

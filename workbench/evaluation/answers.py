@@ -60,6 +60,75 @@ def labelled(prompts: Prompts) -> PromptSet:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The rows that arms ask for, in order: (arm, number of the prompt, number of the plan, plan) of each.
+
+    `prompts` are as the arms word them, `plans` beside them; `of` are the prompts before any rewording.
+    """
+
+    of: PromptSet
+    rows: tuple[tuple[Arm, int, int, SteeringPlan | None], ...]
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The prompt of every row."""
+        worded = (arm.rewrite(self.of[i]) if arm.rewrite else self.of[i] for arm, i, _, _ in self.rows)
+        return PromptSet(self.of.name, tuple(worded))
+
+    @property
+    def plans(self) -> list[SteeringPlan | None]:
+        """The plan of every row."""
+        return [plan for _, _, _, plan in self.rows]
+
+    def frame(self, completions: Sequence[Completion], scored: "Sequence[Scored]") -> pd.DataFrame:
+        """One judged row per arm, plan and prompt, with the columns that `answer` tells."""
+        records = []
+        for (arm, i, turn, plan), completion, (score, correct) in zip(
+            self.rows, completions, scored, strict=True
+        ):
+            prompt = self.of[i]
+            records.append(
+                {
+                    "arm": arm.name,
+                    **dict(arm.tags),
+                    "prompt": i,
+                    "plan": turn,
+                    "label": prompt.label,
+                    "source": prompt.source,
+                    **{f"cluster_{kind}": value for kind, value in prompt.cluster},
+                    "reply": completion.text,
+                    "finished": completion.finished,
+                    "verdict": score.verdict,
+                    "reason": score.reason,
+                    "correct": correct,
+                    "open": _opened(completion, plan),
+                    "near_ties": completion.near_ties,
+                }
+            )
+        return pd.DataFrame(records)
+
+
+Scored: TypeAlias = tuple[Score, float]
+"""A judge's verdict, and 1 or 0 for a right or a wrong answer, NaN where there is none."""
+
+
+def ask(prompts: PromptSet, arms: Sequence[Arm]) -> Asked:
+    """Every row that `arms` ask of `prompts`."""
+    if not arms:
+        raise ValueError("got no arm, expected at least one: Arm('unsteered') is the model as it is")
+    return Asked(prompts, tuple((arm, *row) for arm in arms for row in arm.rows(prompts)))
+
+
+def judge_all(completions: Sequence[Completion], prompts: Sequence[Prompt], judge: Judge) -> list[Scored]:
+    """What `judge` says of every reply, asked once about each text, and whether it answers its prompt."""
+    scores = {reply: judge(*reply) for reply in {(c.text, c.finished) for c in completions}}
+    return [
+        (scores[c.text, c.finished], answers_correctly(prompt, c.text, c.finished))
+        for c, prompt in zip(completions, prompts, strict=True)
+    ]
+
+
 def answer(
     model: Model,
     prompts: PromptSet,
@@ -76,41 +145,16 @@ def answer(
     column per kind, reply, finished, verdict, reason, correct (1, 0, NaN without an answer), open (the gate, at any
     steered layer) and near_ties.
     """
-    if not arms:
-        raise ValueError("got no arm, expected at least one: Arm('unsteered') is the model as it is")
-    chosen = [(arm, *row) for arm in arms for row in arm.rows(prompts)]
-    asked = [arm.rewrite(prompts[i]) if arm.rewrite else prompts[i] for arm, i, _, _ in chosen]
+    asked = ask(prompts, arms)
     completions = generate(
         model,
-        PromptSet(prompts.name, tuple(asked)),
-        [plan for _, _, _, plan in chosen],
+        asked.prompts,
+        asked.plans,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         progress=progress,
     )
-    scores = {reply: judge(*reply) for reply in {(c.text, c.finished) for c in completions}}
-    records = []
-    for (arm, i, turn, plan), completion in zip(chosen, completions, strict=True):
-        score = scores[completion.text, completion.finished]
-        records.append(
-            {
-                "arm": arm.name,
-                **dict(arm.tags),
-                "prompt": i,
-                "plan": turn,
-                "label": prompts[i].label,
-                "source": prompts[i].source,
-                **{f"cluster_{kind}": value for kind, value in prompts[i].cluster},
-                "reply": completion.text,
-                "finished": completion.finished,
-                "verdict": score.verdict,
-                "reason": score.reason,
-                "correct": answers_correctly(prompts[i], completion.text, completion.finished),
-                "open": _opened(completion, plan),
-                "near_ties": completion.near_ties,
-            }
-        )
-    return pd.DataFrame(records)
+    return asked.frame(completions, judge_all(completions, [prompts[i] for _, i, _, _ in asked.rows], judge))
 
 
 def _opened(completion: Completion, plan: SteeringPlan | None) -> bool:

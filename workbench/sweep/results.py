@@ -42,13 +42,37 @@ def safest(
     return rates["refused"] - PENALTY * excess.sum(axis=1)
 
 
+@dataclass(frozen=True)
+class Sharing:
+    """How much a sweep had to compute: its points, the rows they come to, and those of them that a ledger had."""
+
+    points: int
+    rows: int
+    known: int
+
+    @property
+    def saved(self) -> float:
+        """The share of points that needed no row of their own."""
+        return 1 - self.rows / self.points
+
+    def __str__(self) -> str:
+        return (
+            f"{self.points:,} points, {self.saved:.0%} of them shared: {self.rows:,} rows, {self.known:,} of them from "
+            f"the ledger, {self.rows - self.known:,} computed"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SweepResult:
-    """Every judged reply of a sweep in `frame`, with the spec that asked for it."""
+    """Every judged reply of a sweep in `frame`, with the spec that asked for it, and what its settings shared.
+
+    `sharing` is None for a result that was put together from others.
+    """
 
     spec: SweepSpec
     frame: pd.DataFrame
     provenance: Provenance
+    sharing: Sharing | None = None
 
     def summary(self, *, metrics: tuple[str, ...] = tuple(METRICS)) -> pd.DataFrame:
         """A tidy row per arm, setting and metric, with intervals; the unsteered arm has no setting (NaN)."""

@@ -1,71 +1,216 @@
-"""Running a sweep in this process: all its settings are rows of a few large batches.
+"""Running a sweep: all its settings are rows of a few large batches, each written down as soon as it is done.
 
-    row = (prompt, setting, arm)      rows whose gate is closed are the unsteered row, computed once
+    point = (prompt, setting, arm)      row = (tokens, shift)      many points, fewer rows
+
+A point whose gate is closed, or whose shift is that of another setting, has a row in common with it. Every row is
+computed once, or taken from the ledger.
 
 The trap: a sweep is for choosing, on `.val`. The test set is not an argument for it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
 
-from workbench.decoding.asking import Prompts
-from workbench.evaluation.answers import Judge, answer, labelled
+from tqdm.auto import tqdm
+
+from workbench.decoding.asking import Prompts, rows_of
+from workbench.decoding.replies import Reply, stop_tokens
+from workbench.decoding.rows import Row, RowKey
+from workbench.evaluation.answers import Asked, Judge, Scored, ask, judge_all, labelled
+from workbench.evaluation.utility import answers_correctly
+from workbench.evaluation.verdicts import Score
 from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.gates import Gate
+from workbench.generation import Completion, completions, distinct_rows
 from workbench.loading import Model
-from workbench.models import model_hash, model_name
-from workbench.provenance import Provenance
-from workbench.steering import Positions, SteeringPlan
-from workbench.sweep.results import SweepResult
+from workbench.models import model_hash, model_name, tokenizer_of
+from workbench.provenance import Provenance, content_hash
+from workbench.steering import Positions, Scale, SteeringPlan
+from workbench.sweep.executors import Executor, InProcess, Terms
+from workbench.sweep.ledger import Entry, Ledger, open_ledger
+from workbench.sweep.packing import pack, row_key
+from workbench.sweep.results import Sharing, SweepResult
 from workbench.sweep.spec import SweepSpec
 from workbench.vectors import SteeringVectors
+
+Alpha: TypeAlias = Sequence[float | int] | Mapping[Scale, Sequence[float | int]]
+Entries: TypeAlias = dict[RowKey, Entry]
+READING_BATCH = 64
+NOT_KEPT = "its text was not kept"
 
 
 def run_sweep(
     model: Model,
     prompts: Prompts,
-    plan: SteeringPlan,
+    plan: SteeringPlan | SweepSpec,
     *,
-    alpha: Sequence[float | int],
+    alpha: Alpha | None = None,
     layers: Sequence[Sequence[int]] | None = None,
     positions: Sequence[Positions] | None = None,
+    gates: Mapping[str, Gate] | None = None,
+    bias: Sequence[float | int] | None = None,
+    vectors: Mapping[str, SteeringVectors] | None = None,
     placebo: int = 10,
     controls: Mapping[str, SteeringVectors] | None = None,
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
-    batch_size: int = 128,
+    batch_size: int | None = None,
+    ledger: str | Path | None = None,
+    keep_text: bool = True,
+    executor: Executor | None = None,
     progress: bool = False,
 ) -> SweepResult:
-    """Answer `prompts` under `plan` at every combination of `alpha`, `layers` and `positions`, and judge the replies.
+    """Answer `prompts` under `plan` at every combination of the values given, and judge the replies.
 
-    The plan's own layers and positions stand in where none are given; its vectors, gate and scale stay. The unsteered
-    arm and `placebo` random directions of equal length are always in; `controls` adds arms of other vectors, brought to
-    equal length.
+    Axes are those of `SweepSpec`; where none are given the plan's own stand in. A `SweepSpec` in the plan's place says
+    all of that itself. The unsteered arm and `placebo` random directions of equal length are always in; `controls` adds
+    arms of other vectors, brought to equal length.
+
+    `ledger` is a file that keeps every reply: the same call goes on where it stopped, and a call with more values
+    computes what is new. `keep_text=False` keeps verdicts there, and no texts; the frame has none either. `batch_size`
+    is in rows; without it batches hold as many tokens as keep the machine busy. `executor` computes the batches
+    elsewhere, on the same weights; gates are read here.
+
+    Raises `ValueError` for axes beside a `SweepSpec`, and for an executor with other weights; `LedgerError` for a
+    ledger that cannot be used.
     """
     prompts = labelled(prompts)
-    spec = SweepSpec(
-        plan,
-        alpha,
-        layers if layers is not None else [plan.layers],
-        positions if positions is not None else [plan.positions],
-        placebo,
-        dict(controls or {}),
-    )
-    frame = answer(
-        model,
-        prompts,
-        spec.arms(),
-        judge=judge,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    note = f"plan {plan.id}, {len(spec.settings)} settings"
+    axes = dict(alpha=alpha, layers=layers, positions=positions, gates=gates, bias=bias, vectors=vectors)
+    spec = _spec(plan, axes, placebo, controls)
+    asked = ask(prompts, spec.arms())
+    rows = rows_of(model, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
+    terms = Terms(max_new_tokens, tuple(stop_tokens(model)))
+    scorer = None if keep_text else judge
+    with open_ledger(ledger) if ledger is not None else nullcontext() as book:
+        run = _Run(executor or InProcess(model), model_hash(model), terms, book, scorer, batch_size, progress)
+        entries, sharing = run.all(rows)
+    replies = {key: entry.reply for key, entry in entries.items()}
+    found = completions(rows, tokenizer_of(model), replies)
+    scored = _scored(asked, rows, found, entries, judge)
     provenance = Provenance(
         "sweep",
         model_name(model),
         model_hash(model),
         prompts.name,
         prompts.hash,
-        note,
-        (plan.vectors.provenance,),
+        f"plan {spec.plan.id}, {len(spec.settings)} settings",
+        (spec.plan.vectors.provenance,),
     )
-    return SweepResult(spec, frame, provenance)
+    return SweepResult(spec, asked.frame(found, scored), provenance, sharing)
+
+
+def _spec(
+    plan: SteeringPlan | SweepSpec,
+    axes: Mapping[str, object],
+    placebo: int,
+    controls: Mapping[str, SteeringVectors] | None,
+) -> SweepSpec:
+    given = {name: values for name, values in axes.items() if values is not None}
+    if isinstance(plan, SweepSpec):
+        if given or controls:
+            beside = ", ".join([*given, *["controls"] * bool(controls)])
+            raise ValueError(
+                f"got a SweepSpec and {beside} beside it, expected one or the other: put them into the spec"
+            )
+        return plan
+    if "alpha" not in given:
+        raise ValueError("got a plan and no alpha, expected the strengths to try: alpha=[0.1, 0.2]")
+    own = {"layers": [plan.layers], "positions": [plan.positions], "bias": [0.0], "gates": {}, "vectors": {}}
+    return SweepSpec(plan, placebo=placebo, controls=dict(controls or {}), **{**own, **given})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One sweep's rows on their way through an executor and a ledger."""
+
+    executor: Executor
+    weights: str
+    terms: Terms
+    book: Ledger | None
+    scorer: Judge | None
+    batch_size: int | None
+    progress: bool
+
+    def all(self, rows: Sequence[Row]) -> tuple[Entries, Sharing]:
+        """The entry of every distinct row, by its key, and what was shared."""
+        there = self.executor.model_hash()
+        if there != self.weights:
+            raise ValueError(
+                f"the executor's model has other weights (hash {there}) than the one given (hash {self.weights}): "
+                "load both from one checkpoint, on one backend, in one dtype"
+            )
+        distinct = distinct_rows(rows)
+        names = {row.key: self._name(row) for row in distinct}
+        known = self.book.entries(list(names.values())) if self.book else {}
+        entries = {key: known[name] for key, name in names.items() if name in known}
+        served = Counter(row.key for row in rows if row.refusal is None)
+        sharing = Sharing(len(rows), len(distinct), len(entries))
+        batches = [
+            left
+            for batch in pack(distinct, self._budget(distinct), self.terms.max_new_tokens)
+            if (left := [row for row in batch if row.key not in entries])
+        ]
+        with tqdm(
+            total=served.total(),
+            initial=sum(served[key] for key in entries),
+            desc=f"sweep, {sharing.saved:.0%} shared",
+            unit="point",
+            disable=not self.progress,
+        ) as bar:
+            for number, replies in self.executor.write(batches, self.terms) if batches else ():
+                batch = batches[number]
+                done = {row.key: self._entry(row, reply) for row, reply in zip(batch, replies, strict=True)}
+                if self.book:
+                    self.book.commit({names[key]: entry for key, entry in done.items()})
+                entries |= done
+                bar.update(sum(served[key] for key in done))
+        return entries, sharing
+
+    def _name(self, row: Row) -> str:
+        """The row's key in the ledger. Where verdicts stand for texts, the judge and the right answer count too."""
+        key = row_key(row, self.weights, self.terms.max_new_tokens, self.terms.stop_ids)
+        if self.scorer is None:
+            return key
+        judge = f"{getattr(self.scorer, '__module__', '')}.{getattr(self.scorer, '__qualname__', '')}"
+        return content_hash(key, judge, row.prompt.answer)
+
+    def _entry(self, row: Row, reply: Reply) -> Entry:
+        if self.scorer is None:
+            return Entry(reply)
+        said = reply.text, reply.finished
+        judged = self.scorer(*said).verdict, answers_correctly(row.prompt, *said)
+        return Entry(replace(reply, text="", tokens=()), judged)
+
+    def _budget(self, rows: Sequence[Row]) -> int:
+        """The tokens of a batch: room for `batch_size` of the longest rows, what the ledger says, or what is found."""
+        width = max((len(row.ids) for row in rows), default=0) + self.terms.max_new_tokens
+        if self.batch_size is not None:
+            if self.batch_size < 1:
+                raise ValueError(f"got batch_size={self.batch_size}: expected 1 or more")
+            return self.batch_size * width
+        name = content_hash("budget", self.weights, width)
+        budget = self.book.budget(name) if self.book else None
+        if budget is None:
+            budget = self.executor.find_budget(width, len(rows))
+            if self.book:
+                self.book.keep_budget(name, budget)
+        return budget
+
+
+def _scored(
+    asked: Asked,
+    rows: Sequence[Row],
+    found: Sequence[Completion],
+    entries: Entries,
+    judge: Judge,
+) -> list[Scored]:
+    """The verdict on every point: the judge's now, or the one that was kept in its text's place."""
+    kept = [entries[row.key].judged if row.refusal is None else None for row in rows]
+    prompts = [asked.of[i] for _, i, _, _ in asked.rows]
+    there = [i for i, judged in enumerate(kept) if judged is None]
+    now = iter(judge_all([found[i] for i in there], [prompts[i] for i in there], judge))
+    return [next(now) if then is None else (Score(then[0], NOT_KEPT), then[1]) for then in kept]

@@ -1,0 +1,94 @@
+"""How the rows of a sweep become batches: in one order that depends on the grid alone, up to a budget of tokens.
+
+    tokens of a batch = its rows · (its longest prompt + `max_new_tokens`) ≤ budget
+
+Rows of one prompt lie side by side, so that they can share its lower layers; prompts of one length do, so that little
+is padding.
+
+The trap: two logits that nearly tie may change places with the batch they are computed in. So batches are made of the
+whole grid, computed or not: what resumes is packed as it was.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from workbench.decoding.rows import Row
+from workbench.loading import Model
+from workbench.models import d_model, device_of, n_layers, transformers_model
+from workbench.provenance import content_hash
+
+SIZES = (64, 128, 256, 512, 1024)
+FEW = 128
+"""Rows of a batch where a sweep has too few to find out more."""
+NEAR_BEST = 1.1
+"""A batch is large enough where a token costs at most so much more than at best: larger ones only hold memory."""
+MEMORY_SHARE = 0.25
+"""Of what is free, for the keys and values of one batch."""
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows sorted for packing: by length, by prompt, then by what is added, so that any order gives one order."""
+    return sorted(rows, key=lambda row: (len(row.ids), row.ids, repr(row.key[1])))
+
+
+def pack(rows: Sequence[Row], budget: int, max_new_tokens: int) -> Iterator[list[Row]]:
+    """Batches of `in_order` rows, each as large as `budget` tokens allow; a row that exceeds it alone is a batch."""
+    batch: list[Row] = []
+    for row in in_order(rows):
+        # The last one is the longest.
+        if batch and (len(batch) + 1) * (len(row.ids) + max_new_tokens) > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def row_key(row: Row, model_hash: str, max_new_tokens: int, stop_ids: Sequence[int]) -> str:
+    """A hash of all that a row's reply depends on: weights, tokens, shift, length and stop tokens."""
+    return content_hash(model_hash, repr((row.key, max_new_tokens, sorted(stop_ids))))
+
+
+@torch.no_grad()
+def find_budget(model: Model, width: int, n_rows: int) -> int:
+    """The token budget at which this machine is busy with this model: a few passes over single tokens, timed.
+
+    `width` is how many tokens a row will have in the end. The budget is that of the smallest batch whose tokens cost
+    little more than at the best size, within a share of the memory that is free. Sizes that `n_rows` do not fill at
+    least twice are not tried.
+    """
+    ids = torch.zeros(SIZES[-1], 1, dtype=torch.long, device=device_of(model))
+    cost = {
+        size: min(_seconds(model, ids[:size]) for _ in range(3)) / size
+        for size in SIZES
+        if 2 * size <= n_rows
+    }
+    best = min(cost.values(), default=0.0)
+    rows = next((size for size in cost if cost[size] <= NEAR_BEST * best), FEW)
+    return max(width, min(rows * width, _tokens_in_memory(model)))
+
+
+def _seconds(model: Model, ids: torch.Tensor) -> float:
+    hf = transformers_model(model)
+    start = time.perf_counter()
+    if hf is None:
+        model(ids, return_type="logits")
+    else:
+        hf(ids, use_cache=False)
+    if ids.is_cuda:
+        torch.cuda.synchronize(ids.device)
+    return time.perf_counter() - start
+
+
+def _tokens_in_memory(model: Model) -> int:
+    """The tokens whose keys and values, at full width in every layer, fill the share of the memory that is free."""
+    device, weight = device_of(model), next(nn.Module.parameters(model))
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(MEMORY_SHARE * free / (2 * n_layers(model) * d_model(model) * weight.element_size()))
