@@ -354,12 +354,12 @@ def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -
         wb.generate(model, prompts, max_new_tokens=0)
     with pytest.raises(ValueError, match="got 1 replies for 8 prompts: pass one reply per prompt"):
         wb.teacher_forced_logits(model, prompts, [[1, 2]])
-    for replies in ([], [[]]):
+    for none in ([], [[]]):
         with pytest.raises(
             ValueError,
-            match=rf"got {len(replies)} replies without a single token: expected one reply per prompt",
+            match=rf"got {len(none)} replies without a single token: expected one reply per prompt",
         ):
-            wb.teacher_forced_logits(model, [prompts[0]], replies)
+            wb.teacher_forced_logits(model, [prompts[0]], none)
 
 
 def test_near_ties_are_counted() -> None:
@@ -376,7 +376,7 @@ def test_near_ties_are_counted() -> None:
 
 def test_generation_config_s_stop_tokens_count(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.generation_config, "eos_token_id", [7, model.tokenizer.eos_token_id])
-    assert generation._stop_ids(model) == sorted({7, model.tokenizer.eos_token_id})
+    assert replies.stop_tokens(model) == sorted({7, model.tokenizer.eos_token_id})
 
 
 def test_steered_by_hand(babbler: Model, prompts: wb.PromptSet) -> None:

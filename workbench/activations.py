@@ -101,6 +101,20 @@ class Activations:
             raise ValueError(f"no activations labelled {', '.join(labels)}: there are {present}")
         return self.where(mask)
 
+    def balanced(self, n: int, *, seed: int) -> "Activations":
+        """`n` harmful and `n` other rows, drawn without replacement, in order."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.zeros(len(self), dtype=torch.bool)
+        for members in (self.harmful, ~self.harmful):
+            index = members.nonzero()[:, 0]
+            if not 0 < n <= len(index):
+                raise ValueError(
+                    f"got n={n} of each kind, there are {int(self.harmful.sum())} harmful and "
+                    f"{int((~self.harmful).sum())} other activations: take 1 or more, as many as both have at most"
+                )
+            drawn[index[torch.randperm(len(index), generator=generator)[:n]]] = True
+        return self.where(drawn)
+
     @classmethod
     def from_cache(
         cls, cache: ActivationCache, labels: Sequence[str], *, model: Model, site: str = "resid_post"

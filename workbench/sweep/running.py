@@ -145,7 +145,7 @@ class _Run:
             )
         distinct = distinct_rows(rows)
         names = {row.key: self._name(row) for row in distinct}
-        known = self.book.entries(list(names.values())) if self.book else {}
+        known = self.book.entries(list(names.values())) if self.book is not None else {}
         entries = {key: known[name] for key, name in names.items() if name in known}
         served = Counter(row.key for row in rows if row.refusal is None)
         sharing = Sharing(len(rows), len(distinct), len(entries))
@@ -164,7 +164,7 @@ class _Run:
             for number, replies in self.executor.write(batches, self.terms) if batches else ():
                 batch = batches[number]
                 done = {row.key: self._entry(row, reply) for row, reply in zip(batch, replies, strict=True)}
-                if self.book:
+                if self.book is not None:
                     self.book.commit({names[key]: entry for key, entry in done.items()})
                 entries |= done
                 bar.update(sum(served[key] for key in done))
@@ -193,10 +193,10 @@ class _Run:
                 raise ValueError(f"got batch_size={self.batch_size}: expected 1 or more")
             return self.batch_size * width
         name = content_hash("budget", self.weights, width)
-        budget = self.book.budget(name) if self.book else None
+        budget = self.book.budget(name) if self.book is not None else None
         if budget is None:
             budget = self.executor.find_budget(width, len(rows))
-            if self.book:
+            if self.book is not None:
                 self.book.keep_budget(name, budget)
         return budget
 

@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `organisms`.
+"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from workbench.cli.sweep import sweep
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(organisms, name="organisms")
+app.command()(sweep)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
