@@ -10,6 +10,7 @@ The trap: a share over all prompts hides a model that babbles on every attack be
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import pandas as pd
 
@@ -70,13 +71,29 @@ def estimates(
     frame: pd.DataFrame, by: Sequence[str] = ("arm",), *, metrics: Sequence[str] = tuple(METRICS)
 ) -> pd.DataFrame:
     """A tidy row per group and metric: mean, low, high, n, clusters, method."""
-    rows = []
-    for group, part in frame.groupby(list(by), sort=False, dropna=False):
-        for metric in metrics:
-            found = estimate(part, metric)
-            if found is not None:
-                rows.append({**dict(zip(by, group, strict=True)), "metric": metric, **vars(found)})
-    return pd.DataFrame(rows)
+    keys = list(by)
+    groups = frame.groupby(keys, sort=False, dropna=False)
+    number = groups.ngroup()
+    names = frame.loc[~number.duplicated(), keys].to_dict("records")
+    found: dict[tuple[int, int], Estimate] = {}
+    for column, metric in enumerate(metrics):
+        part = _counted(frame, metric)
+        if part.empty:
+            continue
+        values = _wanted(metric).values(part).groupby([number[part.index], part["prompt"]]).mean()
+        # What a prompt lacks in a group is NaN, as what no judge has scored: neither counts.
+        rates, clusters = values.unstack("prompt"), _clusters(part)
+        alike: dict[bytes, Estimate] = {}  # of many settings that do the same
+        for group, row in zip(rates.index, rates.to_numpy(), strict=True):
+            if (key := row.tobytes()) not in alike:
+                alike[key] = cluster_bootstrap(row, clusters)
+            found[int(group), column] = alike[key]
+    return pd.DataFrame(
+        [
+            {**names[group], "metric": metrics[column], **vars(e)}
+            for (group, column), e in sorted(found.items(), key=itemgetter(0))
+        ]
+    )
 
 
 def openings(frame: pd.DataFrame) -> dict[str, Estimate]:
@@ -88,14 +105,22 @@ def openings(frame: pd.DataFrame) -> dict[str, Estimate]:
     return found
 
 
-def _by_prompt(frame: pd.DataFrame, metric: str | Metric) -> tuple[pd.Series, pd.DataFrame]:
+def _wanted(metric: str | Metric) -> Metric:
     if isinstance(metric, str) and metric not in METRICS:
         raise ValueError(f"got metric {metric!r}, expected one of {', '.join(METRICS)}")
-    wanted = METRICS[metric] if isinstance(metric, str) else metric
+    return METRICS[metric] if isinstance(metric, str) else metric
+
+
+def _counted(frame: pd.DataFrame, metric: str | Metric) -> pd.DataFrame:
+    """The rows that a metric counts."""
+    wanted = _wanted(metric)
     part = frame[frame["label"].isin(wanted.labels)]
-    if wanted.verdicts is None:
-        part = part[part["correct"].notna()]
-    return wanted.values(part).groupby(part["prompt"]).mean(), _clusters(part)
+    return part[part["correct"].notna()] if wanted.verdicts is None else part
+
+
+def _by_prompt(frame: pd.DataFrame, metric: str | Metric) -> tuple[pd.Series, pd.DataFrame]:
+    part = _counted(frame, metric)
+    return _wanted(metric).values(part).groupby(part["prompt"]).mean(), _clusters(part)
 
 
 def _clusters(part: pd.DataFrame) -> pd.DataFrame:

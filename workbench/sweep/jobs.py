@@ -6,11 +6,11 @@ The trap: a misspelt key would be a default in silence, and its sweep the wrong 
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
@@ -111,11 +111,8 @@ class JobResult:
         return pd.concat(named, ignore_index=True)
 
 
-class Executors(Protocol):
-    """Makes the executor for a target, as a context."""
-
-    def __call__(self, target: str) -> AbstractContextManager[Executor | None]:
-        """The executor that computes this target's batches; None for this process."""
+Executors: TypeAlias = Callable[[str], AbstractContextManager[Executor | None]]
+"""Makes, for a target's name, the executor that computes its batches; None is this process."""
 
 
 def read_job(path: str | Path) -> Job:
