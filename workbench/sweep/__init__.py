@@ -1,18 +1,31 @@
-"""Many settings of one plan, answered together: strengths, layer sets and positions, with their controls."""
+"""Many settings of one plan, answered together, kept as they are answered, and the declared rule that takes one."""
 
 from workbench.sweep.choosing import Choices, choose, choose_gate
-from workbench.sweep.results import Rule, SweepResult, safest
+from workbench.sweep.executors import Executor, InProcess
+from workbench.sweep.jobs import Job, JobResult, read_job, run_job
+from workbench.sweep.layers import layer_sets
+from workbench.sweep.ledger import LedgerError
+from workbench.sweep.results import Rule, Sharing, SweepResult, safest
 from workbench.sweep.running import run_sweep
 from workbench.sweep.spec import Setting, SweepSpec
 
 __all__ = [
     "Choices",
+    "Executor",
+    "InProcess",
+    "Job",
+    "JobResult",
+    "LedgerError",
     "Rule",
     "Setting",
+    "Sharing",
     "SweepResult",
     "SweepSpec",
     "choose",
     "choose_gate",
+    "layer_sets",
+    "read_job",
+    "run_job",
     "run_sweep",
     "safest",
 ]

@@ -62,7 +62,7 @@ bias      = [0.0]                    # laxer above 0, stricter below, in units o
 class Grid:
     """What is tried, as the file says it. None is what the sweep finds for itself."""
 
-    alpha: Sequence[float] | Mapping[Scale, Sequence[float]]
+    alpha: Sequence[float | int] | Mapping[Scale, Sequence[float | int]]
     scale: Scale = "gap"
     layers: LayerSets | Sequence[Sequence[int]] = "windows"
     width: int = 3
@@ -70,7 +70,7 @@ class Grid:
     positions: Sequence[Positions] = ("prompt",)
     gate: Sequence[GateMode] = ("shared",)
     gate_layer: int | None = None
-    bias: Sequence[float] = (0.0,)
+    bias: Sequence[float | int] = (0.0,)
     extraction: Sequence[int] | None = None
 
 
