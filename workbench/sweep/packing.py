@@ -14,18 +14,23 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from workbench.chat import EncodedBatch
+from workbench.decoding.passes import Passes, passes_over
 from workbench.decoding.rows import Row
 from workbench.loading import Model
-from workbench.models import d_model, device_of, n_layers, transformers_model
+from workbench.models import d_model, device_of, n_layers
 from workbench.provenance import content_hash
 
-SIZES = (64, 128, 256, 512, 1024)
+SIZES = (512, 256, 128)
 FEW = 128
 """Rows of a batch where a sweep has too few to find out more."""
-NEAR_BEST = 1.1
-"""A batch is large enough where a token costs at most so much more than at best: larger ones only hold memory."""
+TIMES = 8
+"""A size is tried where the sweep fills it so often: finding out may not cost more than it gains."""
+NEAR_BEST = 1.05
+"""Of sizes whose rows cost as good as the same the smallest is taken: it holds less memory."""
+STEPS, CONTEXT = 4, 8
 MEMORY_SHARE = 0.25
 """Of what is free, for the keys and values of one batch."""
 
@@ -55,30 +60,31 @@ def row_key(row: Row, model_hash: str, max_new_tokens: int, stop_ids: Sequence[i
 
 @torch.no_grad()
 def find_budget(model: Model, width: int, n_rows: int) -> int:
-    """The token budget at which this machine is busy with this model: a few passes over single tokens, timed.
+    """The token budget at which this machine writes fastest with this model: a few steps of several sizes, timed.
 
-    `width` is how many tokens a row will have in the end. The budget is that of the smallest batch whose tokens cost
-    little more than at the best size, within a share of the memory that is free. Sizes that `n_rows` do not fill at
-    least twice are not tried.
+    `width` is how many tokens a row will have in the end. The budget is that of the smallest batch whose rows cost as
+    little as at the best size, within a share of the memory that is free. More rows are not always better: keys and
+    values that outgrow a processor's cache cost more than the fixed part of a step.
     """
-    ids = torch.zeros(SIZES[-1], 1, dtype=torch.long, device=device_of(model))
-    cost = {
-        size: min(_seconds(model, ids[:size]) for _ in range(3)) / size
-        for size in SIZES
-        if 2 * size <= n_rows
-    }
-    best = min(cost.values(), default=0.0)
-    rows = next((size for size in cost if cost[size] <= NEAR_BEST * best), FEW)
-    return max(width, min(rows * width, _tokens_in_memory(model)))
+    most = _tokens_in_memory(model) // width
+    sizes = [size for size in SIZES if size <= most and TIMES * size <= n_rows]
+    if not sizes:
+        return max(1, min(FEW, most)) * width
+    batch = EncodedBatch(
+        *torch.ones(2, sizes[0], min(CONTEXT, width), dtype=torch.long, device=device_of(model))
+    )
+    passes = passes_over(model, batch, len(sizes) * STEPS)
+    passes.next_logits(batch.input_ids)
+    cost = {}
+    for size in sizes:
+        passes.keep(torch.arange(size, device=device_of(model)))
+        cost[size] = min(_seconds(passes, batch.input_ids[:size, :1]) for _ in range(STEPS)) / size
+    return width * min(size for size in sizes if cost[size] <= NEAR_BEST * min(cost.values()))
 
 
-def _seconds(model: Model, ids: torch.Tensor) -> float:
-    hf = transformers_model(model)
+def _seconds(passes: Passes, ids: Tensor) -> float:
     start = time.perf_counter()
-    if hf is None:
-        model(ids, return_type="logits")
-    else:
-        hf(ids, use_cache=False)
+    passes.next_logits(ids)
     if ids.is_cuda:
         torch.cuda.synchronize(ids.device)
     return time.perf_counter() - start
