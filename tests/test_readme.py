@@ -15,7 +15,7 @@ from workbench.demo.running import QUICK_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
@@ -29,6 +29,19 @@ def test_the_snippet_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None
     refused = report.metric("asr_not_refused"), report.metric("asr_not_refused", arm="unsteered")
     assert refused[0].high < refused[1].low
     assert "GateReading" in capsys.readouterr().out
+
+
+def test_the_snippet_of_sweeps_runs_as_printed_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(SWEEPS, "README.md", "exec"), names)
+    sharing = names["sweep"].sharing
+    assert 0 == sharing.known < sharing.rows < sharing.points == 40 * (1 + 2 * 3 * 4 * 2)
+    assert "points" in capsys.readouterr().out
+    exec(compile(SWEEPS, "README.md", "exec"), names)
+    assert names["sweep"].sharing.known == sharing.rows
 
 
 def test_the_snippet_for_a_model_of_ones_own_runs_as_printed(
