@@ -147,7 +147,8 @@ def _shifted(model: PreTrainedModel, shifts: Mapping[int, Tensor]) -> Iterator[N
         return residual + shift
 
     handles = [
-        blocks(model)[layer].register_forward_hook(partial(add, shift=shift)) for layer, shift in shifts.items()
+        blocks(model)[layer].register_forward_hook(partial(add, shift=shift))
+        for layer, shift in shifts.items()
     ]
     try:
         yield

@@ -38,7 +38,11 @@ ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 LAYER_SETS = 8
 SHAPES = {
     "llama-2-7b": LlamaConfig(
-        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008, vocab_size=32000
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        intermediate_size=11008,
+        vocab_size=32000,
     ),
     "tiny": LlamaConfig(
         hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=2048
@@ -96,13 +100,17 @@ class Grid:
         (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
         vectors = self.plans[0].vectors
         # One times this is alpha = 1 of scale "gap".
-        save_file({"directions": vectors.norms[:, None] * vectors.directions}, folder / "directions.safetensors")
+        save_file(
+            {"directions": vectors.norms[:, None] * vectors.directions}, folder / "directions.safetensors"
+        )
 
 
 def grid_of(subject: Subject, *, closed_share: float, n_prompts: int, n_settings: int) -> Grid:
     """`n_prompts` prompts, so many of them closed, at `n_settings` of the 64 settings."""
     n_closed = round(n_prompts * closed_share)
-    prompts = subject.open.sample(n_prompts - n_closed, seed=0) + subject.closed.sample(n_closed, seed=0)
+    parts = ((subject.open, n_prompts - n_closed), (subject.closed, n_closed))
+    drawn = [prompt for pool, n in parts if n for prompt in pool.sample(n, seed=0)]
+    prompts = PromptSet("grid", tuple(drawn))
     opened = (True,) * (n_prompts - n_closed) + (False,) * n_closed
     plans = tuple(
         replace(subject.plan, layers=layers, alpha=alpha)
