@@ -10,7 +10,6 @@ The grid: 8 strengths (none of them 0) x 8 layer sets x 64 prompts, greedy, 24 n
 
 import argparse
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -43,11 +42,10 @@ def main() -> None:
         return conclude(
             compare_cost(subject, options.prompts, options.settings, options.batch_size, options.repeats)
         )
-    missing = [name for name in PEERS if not (options.peers / name).is_dir()]
-    if missing and not options.shape:
-        print(
-            f"left out: {', '.join(missing)}, which {options.peers} does not have: make benchmark-peers installs them"
-        )
+    options.installed = [name for name in PEERS if (options.peers / name).is_dir() and not options.shape]
+    if absent := [name for name in PEERS if name not in options.installed]:
+        reason = "they load a checkpoint" if options.shape else "make benchmark-peers installs them"
+        print(f"left out: {', '.join(absent)} ({reason})")
     told = TOLD if TOLD in options.share else options.share[-1]
     last_line: Mapping[str, float | None] = {}
     for percent in options.share:
@@ -83,7 +81,7 @@ def _compare(grid: Grid, options: argparse.Namespace) -> Mapping[str, float | No
     arms: dict[str, Callable[[], object]] = {
         name: partial(keep, name, write) for name, write in local.items()
     }
-    with nullcontext([]) if options.shape else peers_on(grid, options.peers) as peers:
+    with peers_on(grid, options.peers, options.installed) as peers:
         for peer in peers:
             print(f"{peer.name} runs in batches of {peer.batch_size}")
             arms[f"{peer.name}, unsteered"] = partial(peer.ask, "unsteered")

@@ -27,7 +27,7 @@ from workbench.decoding.asking import rows_of
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Greedy
 from workbench.decoding.rows import Row
-from workbench.models import blocks, device_of, tokenizer_of
+from workbench.models import blocks, device_of, tokenizer_of, transformers_model
 
 Tokens: TypeAlias = tuple[int, ...]
 Way: TypeAlias = Literal["own loop, dynamic cache", "own loop, static cache", "model.generate"]
@@ -74,7 +74,8 @@ def write_unsteered(grid: Grid, *, batch_size: int) -> Replies:
 
 def write_looped(grid: Grid, *, batch_size: int, way: Way) -> Replies:
     """The fair loop: plain transformers with hooks on its decoder blocks, one setting after the other."""
-    model, tokenizer = grid.model, tokenizer_of(grid.model)
+    model, tokenizer = transformers_model(grid.model), tokenizer_of(grid.model)
+    assert model is not None
     opened = grid.plans[0].gate.read(last_token_activations(model, grid.prompts)).open
     ids = tokenize(tokenizer, grid.prompts)
     by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -118,7 +119,7 @@ def _write_one_by_one(grid: Grid, batch_size: int) -> Replies:
     write = partial(
         generate, grid.model, max_new_tokens=NEW_TOKENS, batch_size=batch_size, stop_ids=[grid.stop]
     )
-    unsteered = write(PromptSet("closed", tuple(grid.prompts[i] for i in closed)))
+    unsteered = write(PromptSet("closed", tuple(grid.prompts[i] for i in closed))) if closed else []
     found = []
     for plan in grid.plans:
         of_setting = dict(zip(rest, write(asked, plan, reading=reading), strict=True))
@@ -184,7 +185,7 @@ def _greedy(model: PreTrainedModel, batch: EncodedBatch, stop: int, *, way: Way)
     return [until_stop(row, stop) for row in torch.cat(written, dim=1).tolist()]
 
 
-def _generate(model: PreTrainedModel, batch: EncodedBatch, stop: int) -> list[Tokens]:
+def _generate(model: Any, batch: EncodedBatch, stop: int) -> list[Tokens]:
     written = model.generate(
         batch.input_ids,
         attention_mask=batch.attention_mask,

@@ -21,6 +21,9 @@ from workbench import (
     Activations,
     PromptSet,
     SteeringPlan,
+    SteeringVectors,
+    ThresholdGate,
+    best_layer,
     last_token_activations,
     load_contrast,
     load_model,
@@ -124,7 +127,10 @@ def embedded_subject(name: str) -> Subject:
     pairs = load_contrast("small-world")
     model, aligned = load_model(name, backend="plain"), load_model("organism:aligned", backend="plain")
     read = last_token_activations(model, pairs.train)
-    return _subject(model, read, last_token_activations(aligned, pairs.train))
+    seen = last_token_activations(model, pairs.val)
+    gate = choose_gate(mean_difference(read), read, seen)
+    ssv = mean_difference(last_token_activations(aligned, pairs.train))
+    return _subject(model, ssv, gate, seen)
 
 
 def random_subject(shape: str) -> Subject:
@@ -137,19 +143,21 @@ def random_subject(shape: str) -> Subject:
         )
     hf.config.name_or_path = f"random:{shape}"
     model = load_model(hf, backend="plain", tokenizer=load_tokenizer("organism:finance"))
-    read = last_token_activations(model, load_contrast("small-world").train)
-    return _subject(model, read, read)
+    pairs = load_contrast("small-world")
+    read, seen = last_token_activations(model, pairs.train), last_token_activations(model, pairs.val)
+    own = mean_difference(read)
+    # The paper's bias: what chance tells apart has no margin for a stricter one.
+    gate = ThresholdGate.fit(own, read, layer=best_layer(own, seen))
+    return _subject(model, own, gate, seen)
 
 
-def _subject(model: Model, read: Activations, read_aligned: Activations) -> Subject:
-    val = load_contrast("small-world").val.labelled("harmful", "harmless")
-    seen = last_token_activations(model, val)
-    gate = choose_gate(mean_difference(read), read, seen)
-    opened = gate.read(seen).open[:, 0].tolist()  # of a shared layer: alike at all
-    plan = SteeringPlan(mean_difference(read_aligned), gate=gate, layers=[0], alpha=1.0, scale="gap")
+def _subject(model: Model, vectors: SteeringVectors, gate: ThresholdGate, val: Activations) -> Subject:
+    assert val.prompts is not None
+    prompts, opened = val.prompts, gate.read(val).open[:, 0].tolist()  # of a shared layer: alike at all
+    plan = SteeringPlan(vectors, gate=gate, layers=[0], alpha=1.0, scale="gap")
 
     def those(label: str, decision: bool) -> PromptSet:
-        both = zip(val, opened, strict=True)
+        both = zip(prompts, opened, strict=True)
         return PromptSet(label, tuple(p for p, is_open in both if (p.label, is_open) == (label, decision)))
 
     return Subject(model, plan, those("harmful", True), those("harmless", False))

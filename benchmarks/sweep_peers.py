@@ -57,15 +57,14 @@ class Peer:
 
 
 @contextmanager
-def peers_on(grid: Grid, environments: Path) -> Iterator[list[Peer]]:
-    """The peers that are installed in `environments`, loaded and warm, with this grid before them."""
+def peers_on(grid: Grid, environments: Path, names: Sequence[str]) -> Iterator[list[Peer]]:
+    """These peers, from their environments, loaded and warm, with this grid before them."""
     with tempfile.TemporaryDirectory() as folder:
         grid.save(Path(folder))
         running: list[Peer] = []
         try:
-            installed = [name for name in PEERS if (environments / name / "bin" / "python").exists()]
             # One after the other: each finds its batch size before the next one starts.
-            running.extend(Peer(name, environments, Path(folder)) for name in installed)
+            running.extend(Peer(name, environments, Path(folder)) for name in names)
             yield running
         finally:
             for peer in running:
