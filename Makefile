@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks pictures organisms dose benchmarks clean
+.PHONY: help demo test lint notebooks pictures organisms dose benchmarks benchmark-peers clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -44,10 +44,21 @@ organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/orga
 dose: $(STAMP)  ## own vector or the aligned model's, by how much the base refuses: trains four bases, twice (hours)
 	$(BIN)/python figures/dose_response.py $(ARGS)
 
-benchmarks: $(STAMP)  ## what reading and steering cost beside the bare model, side by side in one run
+benchmarks: $(STAMP)  ## what reading, steering and sweeping cost, side by side with what they are compared with
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/sweep.py --memory
+	$(BIN)/python benchmarks/sweep.py --cost
 
-clean:  ## remove the environment and every cache; data and figures stay
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+# Environments of their own: steering-vectors wants an older transformers. The benchmark leaves out what is not there.
+benchmark-peers:  ## install the libraries that sweeps are compared with, each into an environment under .peers
+	@for peer in benchmarks/peers/*.txt; do \
+		env=.peers/$$(basename $$peer .txt); \
+		$(PYTHON) -m venv --clear $$env && \
+		$$env/bin/python -m pip install --quiet --disable-pip-version-check -r $$peer || { rm -rf $$env; exit 1; }; \
+	done
+
+clean:  ## remove the environments and every cache; data and figures stay
+	rm -rf $(VENV) .peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -58,9 +58,10 @@ def interleaved(arms: Mapping[str, Callable[[], object]], *, repeats: int) -> Ti
     return Timings(seconds)
 
 
-def conclude(ratios: Mapping[str, float]) -> None:
-    """The last line of a benchmark: one JSON object of its ratios."""
-    print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
+def conclude(ratios: Mapping[str, float | None]) -> None:
+    """The last line of a benchmark: one JSON object of its ratios, null where one could not be measured."""
+    rounded = {name: None if value is None else round(value, 4) for name, value in ratios.items()}
+    print(json.dumps(rounded))
 
 
 def arguments(description: str, *, repeats: int) -> argparse.Namespace:
