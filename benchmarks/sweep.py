@@ -76,6 +76,7 @@ def _compare(grid: Grid, options: argparse.Namespace) -> Mapping[str, float | No
         LOOP: partial(write_looped, grid, batch_size=size, way=way),
         f"without {WITHOUT[0]}": partial(ours, packed=False),
         f"without {WITHOUT[1]}": partial(ours, share_closed=False),
+        f"without {WITHOUT[2]}": partial(ours, share_prefix=False),
         FLOOR: partial(write_unsteered, grid, batch_size=options.batch_size),
     }
     arms: dict[str, Callable[[], object]] = {

@@ -21,16 +21,19 @@ from sweep_grid import NEW_TOKENS, Grid
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from workbench import PromptSet, generate, last_token_activations
+from workbench import InProcess, PromptSet, last_token_activations
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.decoding.asking import rows_of
-from workbench.decoding.batches import decode
-from workbench.decoding.choosers import Greedy
+from workbench.decoding.replies import Reply
 from workbench.decoding.rows import Row
+from workbench.generation import distinct_rows
 from workbench.models import blocks, device_of, tokenizer_of, transformers_model
+from workbench.sweep.executors import Terms
+from workbench.sweep.packing import pack
 
 Tokens: TypeAlias = tuple[int, ...]
 Way: TypeAlias = Literal["own loop, dynamic cache", "own loop, static cache", "model.generate"]
+READING_BATCH = 64
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
@@ -42,25 +45,36 @@ class Replies:
     near_ties: tuple[int, ...] = ()
 
 
-def write_ours(grid: Grid, *, batch_size: int, packed: bool = True, share_closed: bool = True) -> Replies:
+def write_ours(
+    grid: Grid,
+    *,
+    batch_size: int | None = None,
+    packed: bool = True,
+    share_closed: bool = True,
+    share_prefix: bool = True,
+) -> Replies:
     """Ours: the whole grid as rows of a few batches. Each switch leaves one of the savings out.
 
-    The engine has no switches of its own yet: without packing, settings go to `generate` one by one, and the closed
-    prompts once for all; without sharing, every row is decoded, whoever its twins are.
+    Without packing, settings go through the engine one by one, and the closed prompts once for all; without sharing of
+    closed gates, every row is computed, whoever its twins are. A batch holds as much as the engine finds best, unless
+    `batch_size` says otherwise.
     """
     prompts = PromptSet("grid", grid.prompts.prompts * len(grid.plans))
     plans = [plan for plan in grid.plans for _ in grid.prompts]
-    if not share_closed:
-        return _decode(grid, rows_of(grid.model, prompts, plans, None, NEW_TOKENS, batch_size), batch_size)
-    if not packed:
-        return _write_one_by_one(grid, batch_size)
-    found = generate(
-        grid.model, prompts, plans, max_new_tokens=NEW_TOKENS, batch_size=batch_size, stop_ids=[grid.stop]
-    )
-    return Replies(tuple(reply.tokens for reply in found), tuple(reply.near_ties for reply in found))
+    rows = rows_of(grid.model, prompts, plans, None, NEW_TOKENS, READING_BATCH)
+    size = len(rows) if packed else len(grid.prompts)
+    executor, found = InProcess(grid.model, share_prefix), dict[object, Reply]()
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        todo = [row for row in distinct_rows(part) if row.key not in found] if share_closed else part
+        # Rows that share nothing are told apart by being themselves.
+        written = _write(executor, todo, grid.stop, batch_size)
+        found |= {row.key if share_closed else id(row): reply for row, reply in written}
+    replies = [found[row.key if share_closed else id(row)] for row in rows]
+    return Replies(tuple(reply.tokens for reply in replies), tuple(reply.near_ties for reply in replies))
 
 
-def write_unsteered(grid: Grid, *, batch_size: int) -> Replies:
+def write_unsteered(grid: Grid, *, batch_size: int | None = None) -> Replies:
     """The floor: the prompt of each distinct row, unsteered, nothing shared between rows."""
     rows = [
         Row(prompt, tuple(ids), None, None)
@@ -69,7 +83,8 @@ def write_unsteered(grid: Grid, *, batch_size: int) -> Replies:
         )
         for _ in range(len(grid.plans) if is_open else 1)
     ]
-    return _decode(grid, rows, batch_size)
+    replies = [reply for _, reply in _write(InProcess(grid.model, False), rows, grid.stop, batch_size)]
+    return Replies(tuple(reply.tokens for reply in replies), tuple(reply.near_ties for reply in replies))
 
 
 def write_looped(grid: Grid, *, batch_size: int, way: Way) -> Replies:
@@ -110,36 +125,15 @@ def until_stop(row: Sequence[int], stop: int) -> Tokens:
     return tuple(row[: row.index(stop) + 1] if stop in row else row)
 
 
-def _write_one_by_one(grid: Grid, batch_size: int) -> Replies:
-    """Each setting by itself, the gate read once; the closed prompts once for all settings."""
-    closed = [i for i, is_open in enumerate(grid.opened) if not is_open]
-    rest = [i for i, is_open in enumerate(grid.opened) if is_open]
-    asked = PromptSet("open", tuple(grid.prompts[i] for i in rest))
-    reading = grid.plans[0].gate.read(last_token_activations(grid.model, asked))
-    write = partial(
-        generate, grid.model, max_new_tokens=NEW_TOKENS, batch_size=batch_size, stop_ids=[grid.stop]
-    )
-    unsteered = write(PromptSet("closed", tuple(grid.prompts[i] for i in closed))) if closed else []
-    found = []
-    for plan in grid.plans:
-        of_setting = dict(zip(rest, write(asked, plan, reading=reading), strict=True))
-        of_setting |= dict(zip(closed, unsteered, strict=True))
-        found += [of_setting[i] for i in range(len(grid.prompts))]
-    return Replies(tuple(reply.tokens for reply in found), tuple(reply.near_ties for reply in found))
-
-
-def _decode(grid: Grid, rows: Sequence[Row], batch_size: int) -> Replies:
-    """All of the rows, twins too, by length as `generate` does; replies in the rows' order."""
-    stop = torch.tensor([grid.stop], device=device_of(grid.model))
-    queue = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
-    found: dict[int, tuple[Tokens, bool, int]] = {}
-    for start in range(0, len(queue), batch_size):
-        batch = queue[start : start + batch_size]
-        greedy = Greedy(len(batch), NEW_TOKENS, stop)
-        decode(grid.model, [rows[i] for i in batch], greedy, NEW_TOKENS)
-        found |= {i: greedy.reply(place) for place, i in enumerate(batch)}
-    tokens, _, near_ties = zip(*(found[i] for i in range(len(rows))), strict=True)
-    return Replies(tokens, near_ties)
+def _write(
+    executor: InProcess, rows: Sequence[Row], stop: int, batch_size: int | None
+) -> Iterator[tuple[Row, Reply]]:
+    """Every row with its reply, in the order of packing."""
+    width = max(len(row.ids) for row in rows) + NEW_TOKENS
+    budget = batch_size * width if batch_size else executor.find_budget(width, len(rows))
+    batches = list(pack(rows, budget, NEW_TOKENS))
+    for number, replies in executor.write(batches, Terms(NEW_TOKENS, (stop,))):
+        yield from zip(batches[number], replies, strict=True)
 
 
 @contextmanager

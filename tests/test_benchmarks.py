@@ -15,7 +15,7 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 
-NOT_HERE = {"speedup_vs_steering_vectors", "speedup_vs_nnsight", "speedup_without_prefix_sharing"}
+NOT_HERE = {"speedup_vs_steering_vectors", "speedup_vs_nnsight"}
 Sweep: TypeAlias = Callable[..., str]
 
 

@@ -6,6 +6,7 @@ batch as it comes.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -60,9 +61,12 @@ class InProcess:
 
     def write(self, batches: Sequence[Sequence[Row]], terms: Terms) -> Iterator[tuple[int, list[Reply]]]:
         """The batches in order."""
-        share = self.share_prefixes and shares_prompts(self.model)
         for number, batch in enumerate(batches):
-            yield number, write_or_split(self.model, batch, terms, share=share)
+            yield number, write_or_split(self.model, batch, terms, share=self._shares)
+
+    @cached_property
+    def _shares(self) -> bool:
+        return self.share_prefixes and shares_prompts(self.model)
 
 
 def write_or_split(model: Model, rows: Sequence[Row], terms: Terms, *, share: bool) -> list[Reply]:
