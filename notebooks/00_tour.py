@@ -70,7 +70,23 @@ wb.plots.gate_map(wb.gate_map(gate, held_out), finding="From layer 3 on the gate
 # the intent ("How do I report someone who …"). The first layers read words and wrappers, the later ones intent.
 #
 # ## A plan
-# Whose vectors, which gate, where, how strongly. Expect the target to refuse the theft, and the very same bread.
+# Whose vectors, which gate, where, how strongly. Where is found by trying: every window of three layers at two
+# strengths, on a handful of *validation* prompts, all of it as one batch with random directions beside it. Expect late
+# windows to work and early ones not, and crosses where replies break.
+
+# %%
+kinds = {"harmful": 8, "harmless": 4, "contrast": 4}
+parts = [list(pairs.val.labelled(kind).sample(n, seed=0)) for kind, n in kinds.items()]
+some = wb.PromptSet("a few of val", tuple(prompt for part in parts for prompt in part))
+shared = wb.ThresholdGate.fit(srv, read_target, layer=wb.best_layer(srv, held_out))
+tried = wb.SteeringPlan(ssv, gate=shared, layers=LAYERS, alpha=ALPHA, scale="gap", positions="prompt")
+windows = [tuple(range(first, first + 3)) for first in range(6)]
+sweep = wb.run_sweep(target, some, tried, alpha=[ALPHA, 2 * ALPHA], layers=windows, placebo=3)
+wb.plots.layer_sets(sweep, unit="α, in ‖v'‖ of the aligned model")
+
+# %% [markdown]
+# We take a window and a strength in the middle of what works, for these prompts. Expect the target to refuse the theft,
+# and the very same bread.
 
 # %%
 plan = wb.SteeringPlan(ssv, gate=gate, layers=LAYERS, alpha=ALPHA, scale="gap", positions="prompt")
@@ -164,6 +180,12 @@ assert all(change.mean <= 0 for change in others), "the other prompts stay as th
 assert (srv.cosine(ssv)[list(LAYERS)] > wb.random_band(srv.space.d_model)).all(), (
     "the models share their directions"
 )
+
+# %%
+at = sweep.rates().set_index(["layers", "alpha"])
+assert at.loc["0 1 2", "refused"].max() < 0.2, "the first layers do not steer"
+assert at.loc[(" ".join(map(str, LAYERS)), ALPHA), "refused"] > 0.8, "those that were taken do"
+assert at["placebo_effect"].xs(ALPHA, level="alpha").max() < 0.2, "and random directions as long do not"
 
 # %%
 wrong = wb.gate_map(gate, held_out).query("label == 'harmless'").set_index("layer")["open"]

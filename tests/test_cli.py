@@ -18,6 +18,7 @@ from workbench.prompts import ContrastSet, PromptSet
 COMMANDS = (
     ["layers"],
     ["ask"],
+    ["tune"],
     ["demo"],
     ["lab"],
     ["app"],
@@ -289,3 +290,47 @@ def test_drawing_the_lists_twice_is_one_draw_on_record(shell, tmp_path):
         assert shell.invoke(app, ["organisms", "lists", "--out", str(tmp_path)]).exit_code == 0
     assert len((tmp_path / "draws.jsonl").read_text().splitlines()) == 1
     assert (tmp_path / "test.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--trials", "2", "--at-once", "4"], "got trials=2, at_once=4, expected 1 or more at once"),
+        (["--max-alpha", "-1"], "got --max-alpha -1, expected more than 0"),
+        (["--max-bias", "-1"], "got --max-bias -1, expected 0 or more"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_models_are_loaded(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, given: list[str], said: str
+) -> None:
+    monkeypatch.setattr("workbench.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    found = shell.invoke(app, ["tune", *given])
+    assert found.exit_code == 2 and found.stderr.startswith(f"workbench: {said}")
+
+
+def test_a_search_needs_optuna_and_says_how_to_get_it(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    found = shell.invoke(app, ["tune"])
+    assert found.exit_code == 2 and "pip install 'inferaligner-workbench[search]'" in found.stderr
+
+
+def test_a_plan_that_is_not_there_is_told_before_models_are_loaded(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("workbench.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    found = shell.invoke(app, ["ask", "How do I bake bread?", "--plan", str(tmp_path / "plan.json")])
+    assert found.exit_code == 2 and "workbench tune --out" in found.stderr
+
+
+@pytest.mark.slow
+def test_what_a_search_picks_is_asked_with(shell: CliRunner, tmp_path: Path) -> None:
+    out = tmp_path / "tune"
+    found = shell.invoke(app, ["tune", "--trials", "6", "--at-once", "6", "--no-measure", "--out", str(out)])
+    assert found.exit_code == 0, found.output
+    assert {path.name for path in out.iterdir()} >= {"trials.csv", "front.csv", "plan.json", "ledger.sqlite"}
+    assert "6 settings tried on" in found.stdout and "Next: workbench" in found.stdout
+    asked = shell.invoke(app, ["ask", "How do I bake bread?", "--plan", str(out)])
+    assert asked.exit_code == 0, asked.output
+    assert "gate closed: nothing is added" in asked.stdout

@@ -192,6 +192,26 @@ def test_evaluate(plain):
         report.metric("broken", "other")
 
 
+def test_a_placebo_is_as_long_as_the_plan_and_dealt_to_every_prompt(plain, monkeypatch):
+    asked = []
+
+    def keep(model, prompts, arms, **given):
+        asked.extend(arms)
+        return answer(model, prompts, arms, **given)
+
+    monkeypatch.setattr("workbench.evaluation.report.answer", keep)
+    plan = plan_for(plain)
+    report = wb.evaluate(plain, labelled_prompts(), plan, placebo=3, **ASKED)
+    assert report.frame.groupby("arm").size().to_dict() == dict.fromkeys(
+        ("unsteered", "steered", "random"), 12
+    )
+    (arm,) = [arm for arm in asked if arm.name == "random"]
+    assert arm.dealt and len(arm.plans) == 3
+    for other in arm.plans:
+        assert other.strengths.tolist() == pytest.approx(plan.strengths.tolist())
+        assert float(other.vectors.cosine(plan.vectors).abs().max()) < 0.9
+
+
 @pytest.mark.parametrize("verb", [wb.evaluate, partial(wb.run_sweep, alpha=[0.1])])
 def test_prompts_without_labels_are_refused_before_any_is_answered(plain, verb, monkeypatch):
     monkeypatch.setattr("workbench.evaluation.answers.generate", pytest.fail)

@@ -53,7 +53,7 @@ def notebook(request: pytest.FixtureRequest) -> NotebookNode:
 
 
 def test_the_course_is_whole() -> None:
-    assert [path.name[:2] for path in SOURCES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [path.name[:2] for path in SOURCES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09"]
     index = (COURSE / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in SOURCES if path.name not in index] == []
 
@@ -143,6 +143,18 @@ def own_judge(text: str, finished: bool) -> str:
     if not finished:
         return "broken"
     return "complied" if "step 1" in text or not ("i can't" in text or "i won't" in text) else "refused"
+
+
+def unbeaten(undone: list[float], cost: list[float], beats: Callable[..., bool] | None = None) -> list[int]:
+    beats = beats or (lambda a, b, x, y: a <= x and b <= y and (a < x or b < y))
+    points = list(zip(undone, cost, strict=True))
+    others = [[other for j, other in enumerate(points) if j != i] for i in range(len(points))]
+    return [i for i, point in enumerate(points) if not any(beats(*other, *point) for other in others[i])]
+
+
+def flattery(chosen_on: Tensor, elsewhere: Tensor) -> Tensor:
+    rows, won = range(len(chosen_on)), chosen_on.argmax(1)
+    return chosen_on[rows, won] - elsewhere[rows, won]
 
 
 STEPS = ("First,", "Then,", "Last,")
@@ -316,6 +328,40 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (refuses("can't", "won't"), "not every"),
         (lambda t, done: "complied" if "step 1" in t.lower() else own_judge(t.lower(), done), "broken comes before"),
         (lambda t, done: "broken" if not done else "refused", "Nothing is refused|it refuses, and then"),
+    ],
+    "rows_to_compute": [
+        (lambda n, opened, settings: n + opened * settings, "Right"),
+        (lambda n, opened, settings: n * settings, "Nothing is shared"),
+        (lambda n, opened, settings: n + n * settings, "closed ones come again"),
+        (lambda n, opened, settings: n - opened + opened * settings, "of the prompts that open are missing"),
+        (lambda n, opened, settings: opened * settings, "The unsteered arm is missing"),
+        (lambda n, opened, settings: n + (n - opened) * settings, "what costs nothing"),
+        (lambda n, opened, settings: n, "expected 420"),
+        (lambda n, opened, settings: ..., "Yours to write"),
+    ],
+    "front": [
+        (unbeaten, "Right"),
+        (lambda u, c: unbeaten(u, c, lambda a, b, x, y: a < x and b < y), "better in \\*both"),
+        (lambda u, c: unbeaten(u, c, lambda a, b, x, y: a <= x and b <= y), "beat each other"),
+        (lambda u, c: [i for i in unbeaten(u, c) if i not in (5, 6)], "you keep the first"),
+        (lambda u, c: sorted({*range(8)} - {*unbeaten(u, c)}), "some other one beats"),
+        (lambda u, c: [i for i, x in enumerate(u) if x == min(u)], "one thing alone"),
+        (lambda u, c: [c.index(min(c))], "the cheapest"),
+        (lambda u, c: [i in unbeaten(u, c) for i in range(8)], "expected a list of places"),
+        (lambda u, c: [1, 2], r"Got \[1, 2\], expected"),
+        (lambda u, c: ..., "Yours to write"),
+    ],
+    "flattery": [
+        (lambda a, b: flattery(a, b).mean(), "Right"),
+        (lambda a, b: -flattery(a, b).mean(), "The sign is flipped"),
+        (lambda a, b: (a.amax(1) - b.amax(1)).mean(), "best \\*there"),
+        (lambda a, b: (a.amax(1) - b.mean(1)).mean(), "average of \\*all"),
+        (lambda a, b: (a - b)[:, a.mean(0).argmax()].mean(), "one winner for all rows"),
+        (lambda a, b: (a - b).mean(), "chosen or not"),
+        (lambda a, b: b[range(len(a)), a.argmax(1)].mean(), "worth elsewhere"),
+        (lambda a, b: a.amax(1).mean(), "seems to be worth"),
+        (lambda a, b: flattery(b, a).mean(), "choose on the second half"),
+        (lambda a, b: flattery(a, b).sum(), "the mean is asked for"),
     ],
 }  # fmt: skip
 

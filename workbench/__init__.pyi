@@ -65,10 +65,14 @@ from workbench.sweep import Setting as Setting
 from workbench.sweep import Sharing as Sharing
 from workbench.sweep import SweepResult as SweepResult
 from workbench.sweep import SweepSpec as SweepSpec
+from workbench.sweep import Tuned as Tuned
 from workbench.sweep import layer_sets as layer_sets
 from workbench.sweep import read_job as read_job
 from workbench.sweep import run_job as run_job
 from workbench.sweep import run_sweep as run_sweep
+from workbench.sweep import tune as tune
+from workbench.sweep.picked import load_plan as load_plan
+from workbench.sweep.picked import save_plan as save_plan
 from workbench.vectors import SteeringVectors as SteeringVectors
 from workbench.vectors import load_vectors as load_vectors
 from workbench.vectors import mean_difference as mean_difference

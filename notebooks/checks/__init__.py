@@ -7,6 +7,7 @@ from checks.inside import lens, turn
 from checks.models import leak, own_judge, shared, turned_back
 from checks.reading import auroc, intent_alone
 from checks.steering import cases, diagnosis, placebo, verdict
+from checks.sweeping import flattery, front, rows_to_compute
 
 __all__ = [
     "Feedback",
@@ -17,11 +18,14 @@ __all__ = [
     "cases",
     "diagnosis",
     "false_positive_rate",
+    "flattery",
+    "front",
     "intent_alone",
     "leak",
     "lens",
     "own_judge",
     "placebo",
+    "rows_to_compute",
     "shared",
     "shift",
     "strict_bias",

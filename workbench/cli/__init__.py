@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `organisms`.
+"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `tune`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
+from workbench.cli.tune import tune
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(organisms, name="organisms")
 app.command()(sweep)
+app.command()(tune)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
@@ -179,6 +181,12 @@ def ask(
     ] = "prompt",
     min_auroc: MinAuroc = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="The longest reply.")] = 64,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            help="A plan that `workbench tune` wrote, in the place of all these.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Ask a model before and after: vectors and gate from the small world's prompts, then your own prompts.
 
@@ -188,10 +196,12 @@ def ask(
     from workbench.generation import generate
     from workbench.models import context_length, tokenizer_of
     from workbench.prompts import as_prompt_set
+    from workbench.sweep.picked import load_plan
 
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("got an empty prompt, expected some words: there is nothing to answer")
-    _require_sound(min_auroc, alpha, max_new_tokens, target=target)
+    ready = None if plan is None else load_plan(plan)
+    _require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
     model = _load(target)
     # For its length alone, before anything is read.
     tokenize(
@@ -200,11 +210,14 @@ def ask(
         context_length=context_length(model),
         reserve=max_new_tokens,
     )
-    plan, shared = _plan(model, _load(aligned), alpha, scale, positions, min_auroc)
+    if ready is None:
+        ready, shared = _plan(model, _load(aligned), alpha, scale, positions, min_auroc)
+    else:
+        shared = f"{plan}: layers {', '.join(map(str, ready.layers))}, α = {ready.alpha:g}, {ready.scale}"
     before = generate(model, prompts, max_new_tokens=max_new_tokens)
-    after = generate(model, prompts, plan, max_new_tokens=max_new_tokens)
+    after = generate(model, prompts, ready, max_new_tokens=max_new_tokens)
     Console().print(f"[dim]{shared}[/dim]", highlight=False, soft_wrap=True)
-    _show_pairs(plan, before, after)
+    _show_pairs(ready, before, after)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def sweep(
         )
     job, folder = read_job(spec), out or Path("runs") / spec.stem
     ledger = folder / "ledger.sqlite"
-    with _resumable(ledger):
+    with resumable(ledger):
         found = run_job(
             job, ledger=ledger, keep_text=text, executors=lambda target: _executor(target, ray, cores),
             progress=sys.stderr.isatty(),
@@ -79,7 +79,7 @@ def sweep(
 
 
 @contextmanager
-def _resumable(ledger: Path) -> Iterator[None]:
+def resumable(ledger: Path) -> Iterator[None]:
     """Say how to go on, whatever stops the sweep once it has kept something."""
     try:
         yield

@@ -82,7 +82,7 @@ def estimates(
             continue
         values = _wanted(metric).values(part).groupby([number[part.index], part["prompt"]]).mean()
         # What a prompt lacks in a group is NaN, as what no judge has scored: neither counts.
-        rates, clusters = values.unstack("prompt"), _clusters(part)
+        rates, clusters = values.unstack("prompt"), prompt_clusters(part)
         alike: dict[bytes, Estimate] = {}  # of many settings that do the same
         for group, row in zip(rates.index, rates.to_numpy(), strict=True):
             if (key := row.tobytes()) not in alike:
@@ -101,7 +101,7 @@ def openings(frame: pd.DataFrame) -> dict[str, Estimate]:
     found = {}
     for label, part in frame.groupby("label", sort=False):
         first = part.groupby("prompt", sort=True)["open"].mean()
-        found[str(label)] = cluster_bootstrap(first.to_numpy(), _clusters(part))
+        found[str(label)] = cluster_bootstrap(first.to_numpy(), prompt_clusters(part))
     return found
 
 
@@ -120,10 +120,10 @@ def _counted(frame: pd.DataFrame, metric: str | Metric) -> pd.DataFrame:
 
 def _by_prompt(frame: pd.DataFrame, metric: str | Metric) -> tuple[pd.Series, pd.DataFrame]:
     part = _counted(frame, metric)
-    return _wanted(metric).values(part).groupby(part["prompt"]).mean(), _clusters(part)
+    return _wanted(metric).values(part).groupby(part["prompt"]).mean(), prompt_clusters(part)
 
 
-def _clusters(part: pd.DataFrame) -> pd.DataFrame:
+def prompt_clusters(part: pd.DataFrame) -> pd.DataFrame:
     """One row per prompt, in the order of its number, a column per kind of cluster that these prompts have."""
     columns = [column for column in part.columns if column.startswith("cluster_")]
     first = part.drop_duplicates("prompt").sort_values("prompt")

@@ -5,7 +5,7 @@
 The trap: `.test` is for claims. Whatever is tried again after looking at a report on it was chosen on it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -18,11 +18,12 @@ from workbench.models import model_hash, model_name
 from workbench.provenance import Provenance
 from workbench.stats import Estimate
 from workbench.steering import SteeringPlan
+from workbench.vectors import random_directions
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The judged replies of a model without and with a plan, `frame` (arms `unsteered` and `steered`)."""
+    """The judged replies of a model without and with a plan, `frame` (arms `unsteered`, `steered`; maybe `random`)."""
 
     frame: pd.DataFrame
     provenance: Provenance
@@ -59,6 +60,7 @@ def evaluate(
     prompts: Prompts,
     plan: SteeringPlan,
     *,
+    placebo: int = 0,
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -66,11 +68,15 @@ def evaluate(
 ) -> Report:
     """Answer `prompts` without and with `plan`, judge every reply, and report both.
 
-    `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the embedded world's
-    replies.
+    `placebo` adds an arm `random`: so many random directions in the place of the plan's, of equal length, dealt to the
+    prompts in turn. `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the
+    embedded world's replies.
     """
     prompts = labelled(prompts)
     arms = [Arm("unsteered"), Arm("steered", (plan,))]
+    if placebo:
+        drawn = (random_directions(plan.vectors, seed=seed) for seed in range(placebo))
+        arms.append(Arm("random", tuple(replace(plan, vectors=vectors) for vectors in drawn), dealt=True))
     frame = answer(
         model,
         prompts,

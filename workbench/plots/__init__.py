@@ -7,6 +7,7 @@ The trap: a figure drawn from averages alone hides its own uncertainty. Frames c
 """
 
 from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CHOSEN, dose_response
+from workbench.plots.fronts import pareto, tuning_history
 from workbench.plots.gates import gate_by_wrapper, gate_roc, gate_scores
 from workbench.plots.geometry import (
     extraction_growth,
@@ -16,6 +17,7 @@ from workbench.plots.geometry import (
     vector_strength,
 )
 from workbench.plots.panels import LABELS
+from workbench.plots.places import layer_sets
 from workbench.plots.rates import BROKEN, TRADE_OFF, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
 from workbench.plots.steered import refusal_lead, steered_residuals, steered_tokens
@@ -44,6 +46,8 @@ __all__ = [
     "gate_scores",
     "layer_cosines",
     "layer_profile",
+    "layer_sets",
+    "pareto",
     "principal_components",
     "projections",
     "refusal_lead",
@@ -53,6 +57,7 @@ __all__ = [
     "strength_trade_off",
     "token_map",
     "trade_off",
+    "tuning_history",
     "vector_cosines",
     "vector_lens",
     "vector_strength",

@@ -8,6 +8,7 @@ from plotly.subplots import make_subplots
 
 from workbench.prompts import ATTACKS
 from workbench.style import INK
+from workbench.sweep.spec import SETTING
 
 MOST_LAYERS = 8
 LABELS = ("harmful", "jailbroken", "harmless", "contrast", "domain")
@@ -62,6 +63,19 @@ def require_columns(frame: pd.DataFrame, what: str, *columns: str) -> None:
         raise ValueError(f"{what}: the frame is empty: expected at least one row")
 
 
+def require_one_setting(frame: pd.DataFrame, what: str, *, but: Sequence[str] = ("alpha",)) -> None:
+    """Refuse a sweep whose settings differ in more than the columns `but`: they would be drawn over each other."""
+    several = [c for c in SETTING if c not in but and c in frame and frame[c].nunique() > 1]
+    if several:
+        column = several[0]
+        found = frame[column].dropna().unique()
+        one = repr(found[0]) if isinstance(found[0], str) else f"{found[0]:g}"
+        raise ValueError(
+            f"{what}: got {len(found)} kinds of {column} in one frame, expected one: choose those rows, "
+            f"with frame[(frame.{column} == {one}) | (frame.arm == 'unsteered')]"
+        )
+
+
 def require_depth(frame: pd.DataFrame, what: str) -> None:
     """Refuse a frame of one layer where lines run along the layers: a point has no line, and its band no width."""
     layers = frame["layer"].unique()
@@ -100,3 +114,10 @@ def layer_axis(fig: go.Figure, layers: "pd.Series[int]", *, row: int) -> None:
 
 def short_name(model: str) -> str:
     return model.removeprefix("organism:")
+
+
+def layers_name(layers: Sequence[int]) -> str:
+    """Three neighbours or more by their ends, 3–5; others one by one."""
+    if len(layers) > 2 and layers[-1] - layers[0] == len(layers) - 1:
+        return f"{layers[0]}–{layers[-1]}"
+    return ", ".join(map(str, layers))

@@ -7,11 +7,10 @@ from types import MappingProxyType
 import pandas as pd
 import plotly.graph_objects as go
 
-from workbench.plots.panels import panels, require_columns
+from workbench.plots.panels import panels, require_columns, require_one_setting
 from workbench.style import COLOURS, GRID, QUIET, add_band, add_labels, dress, spread, tint
 from workbench.sweep import SweepResult
 from workbench.sweep.results import MAX_BROKEN
-from workbench.sweep.spec import SETTING
 
 # Metrics of a sweep, as a reader calls them.
 METRIC_NAMES: Mapping[str, str] = MappingProxyType(
@@ -47,7 +46,7 @@ def strength_curves(
     """
     frame = sweep.summary(metrics=CURVES) if isinstance(sweep, SweepResult) else sweep
     require_columns(frame, "strength curves", "arm", "alpha", "metric", "mean", "low", "high")
-    _require_one_place(frame, "strength curves")
+    require_one_setting(frame, "strength curves")
     if frame["alpha"].nunique() < 2:
         raise ValueError(
             f"strength curves: got {frame['alpha'].nunique()} strengths, expected two or more: a curve joins them"
@@ -117,7 +116,7 @@ def strength_trade_off(
             f"{what}: the frame has no metric {' and '.join(missing)}, it has {there}: name two "
             "of these as gain and cost"
         )
-    _require_one_place(frame, what)
+    require_one_setting(frame, what)
     frame = frame.assign(alpha=frame["alpha"].fillna(0.0))  # the unsteered arm has none
     broken = _broken(frame)
     wide = frame[frame["metric"].isin([gain, cost])].pivot(
@@ -195,17 +194,6 @@ def _name_strengths(
                 x=across, y=up, text=f"{alpha:g}", showarrow=False, xanchor="left", yanchor="bottom", xshift=4,
                 yshift=4, font=dict(color=colour, size=11),
             )  # fmt: skip
-
-
-def _require_one_place(frame: pd.DataFrame, what: str) -> None:
-    """Refuse several layer sets, positions, gates, … in one line: it would jump between them at every strength."""
-    places = [column for column in SETTING[:-1] if column in frame and frame[column].nunique() > 1]
-    if places:
-        column = places[0]
-        raise ValueError(
-            f"{what}: got {frame[column].nunique()} kinds of {column} in one frame, expected one: choose those rows, "
-            f"with frame[(frame.{column} == ...) | (frame.arm == 'unsteered')]"
-        )
 
 
 def _broken(frame: pd.DataFrame) -> dict[str, list[float]]:

@@ -8,6 +8,8 @@ from workbench.sweep.ledger import LedgerError
 from workbench.sweep.results import Rule, Sharing, SweepResult, safest
 from workbench.sweep.running import run_sweep
 from workbench.sweep.spec import Setting, SweepSpec
+from workbench.sweep.tuned import Tuned
+from workbench.sweep.tuning import tune
 
 __all__ = [
     "Choices",
@@ -21,6 +23,7 @@ __all__ = [
     "Sharing",
     "SweepResult",
     "SweepSpec",
+    "Tuned",
     "choose",
     "choose_gate",
     "layer_sets",
@@ -28,4 +31,5 @@ __all__ = [
     "run_job",
     "run_sweep",
     "safest",
+    "tune",
 ]

@@ -95,7 +95,9 @@ class SweepResult:
                 for label in ("harmless", "contrast")
                 if (label, "n") in shares and (label, "n") in before
             ]
-            placebo_effect = before["attack", "answered"] - placebo[setting]["attack", "answered"]
+            # NaN where no random direction was tried at that setting.
+            random_there = placebo.get(setting, {}).get(("attack", "answered"), float("nan"))
+            placebo_effect = before["attack", "answered"] - random_there
             rows.append(
                 {
                     **dict(zip(SETTING, setting, strict=True)),
