@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `organisms`.
+"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `transfer`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
+from workbench.commands.transfer import transfer
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(organisms, name="organisms")
 app.command()(sweep)
+app.command()(transfer)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
