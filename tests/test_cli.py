@@ -21,6 +21,7 @@ COMMANDS = (
     ["demo"],
     ["lab"],
     ["app"],
+    ["transfer"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],
