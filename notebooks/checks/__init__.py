@@ -7,10 +7,12 @@ from checks.inside import lens, turn
 from checks.models import leak, own_judge, shared, turned_back
 from checks.reading import auroc, intent_alone
 from checks.steering import cases, diagnosis, placebo, verdict
+from checks.transfer import beyond, paired, ridge
 
 __all__ = [
     "Feedback",
     "auroc",
+    "beyond",
     "bias",
     "both_models",
     "careful_layers",
@@ -21,7 +23,9 @@ __all__ = [
     "leak",
     "lens",
     "own_judge",
+    "paired",
     "placebo",
+    "ridge",
     "shared",
     "shift",
     "strict_bias",
