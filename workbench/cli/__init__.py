@@ -19,7 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
-from workbench.commands.transfer import transfer
+from workbench.cli.transfer import transfer
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
