@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `tune`, `organisms`.
+"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `tune`, `transfer`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
+from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
 from workbench.organisms.commands import organisms
 
@@ -56,6 +57,7 @@ app = typer.Typer(
 app.add_typer(organisms, name="organisms")
 app.command()(sweep)
 app.command()(tune)
+app.command()(transfer)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
