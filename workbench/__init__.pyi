@@ -56,11 +56,13 @@ from workbench.shifts import Shift as Shift
 from workbench.stats import Estimate as Estimate
 from workbench.steering import SteeringPlan as SteeringPlan
 from workbench.steering import compile_shift as compile_shift
+from workbench.sweep import ClusterError as ClusterError
 from workbench.sweep import Executor as Executor
 from workbench.sweep import InProcess as InProcess
 from workbench.sweep import Job as Job
 from workbench.sweep import JobResult as JobResult
 from workbench.sweep import LedgerError as LedgerError
+from workbench.sweep import RayCluster as RayCluster
 from workbench.sweep import Setting as Setting
 from workbench.sweep import Sharing as Sharing
 from workbench.sweep import SweepResult as SweepResult

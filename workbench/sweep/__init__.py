@@ -1,6 +1,7 @@
 """Many settings of one plan, answered together, kept as they are answered, and the declared rule that takes one."""
 
 from workbench.sweep.choosing import Choices, choose, choose_gate
+from workbench.sweep.cluster import ClusterError, RayCluster
 from workbench.sweep.executors import Executor, InProcess
 from workbench.sweep.jobs import Job, JobResult, read_job, run_job
 from workbench.sweep.layers import layer_sets
@@ -11,11 +12,13 @@ from workbench.sweep.spec import Setting, SweepSpec
 
 __all__ = [
     "Choices",
+    "ClusterError",
     "Executor",
     "InProcess",
     "Job",
     "JobResult",
     "LedgerError",
+    "RayCluster",
     "Rule",
     "Setting",
     "Sharing",
