@@ -2,6 +2,8 @@
 from workbench import plots as plots
 from workbench.activations import Activations as Activations
 from workbench.activations import last_token_activations as last_token_activations
+from workbench.decoding.replies import Reply as Reply
+from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
@@ -67,6 +69,7 @@ from workbench.sweep import Setting as Setting
 from workbench.sweep import Sharing as Sharing
 from workbench.sweep import SweepResult as SweepResult
 from workbench.sweep import SweepSpec as SweepSpec
+from workbench.sweep import Terms as Terms
 from workbench.sweep import layer_sets as layer_sets
 from workbench.sweep import read_job as read_job
 from workbench.sweep import run_job as run_job

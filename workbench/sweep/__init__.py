@@ -2,7 +2,7 @@
 
 from workbench.sweep.choosing import Choices, choose, choose_gate
 from workbench.sweep.cluster import ClusterError, RayCluster
-from workbench.sweep.executors import Executor, InProcess
+from workbench.sweep.executors import Executor, InProcess, Terms
 from workbench.sweep.jobs import Job, JobResult, read_job, run_job
 from workbench.sweep.layers import layer_sets
 from workbench.sweep.ledger import LedgerError
@@ -24,6 +24,7 @@ __all__ = [
     "Sharing",
     "SweepResult",
     "SweepSpec",
+    "Terms",
     "choose",
     "choose_gate",
     "layer_sets",

@@ -214,7 +214,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _damaged(path: Path, error: Exception) -> LedgerError:
+def _damaged(path: Path, error: Exception | str) -> LedgerError:
     return LedgerError(
         f"the ledger {path} is damaged, or no ledger ({error}): restore it from a copy, or move it away and start the "
         "same sweep again, which then computes everything anew"
