@@ -27,7 +27,8 @@ from workbench.provenance import content_hash
 
 VERSION = 1
 APPLICATION = 0x1AF3A119
-"""Tells a ledger from other files of SQLite."""
+"""Tells a ledger from other files of SQLite, by this number in the header."""
+APPLICATION_AT = 68
 CHUNK = 500
 """Keys asked for at once: SQLite takes a limited number of them."""
 
@@ -151,7 +152,7 @@ def open_ledger(path: str | Path) -> Iterator[Ledger]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(filelock.FileLock(f"{path}.lock", timeout=0, mode=0o600))
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _make_or_close(path)
         except filelock.Timeout as error:
             raise LedgerError(
                 f"another sweep is writing the ledger {given}: wait for it, or give this one a ledger of its own; what "
@@ -166,6 +167,19 @@ def open_ledger(path: str | Path) -> Iterator[Ledger]:
         yield Ledger(path, connection)
 
 
+def _make_or_close(path: Path) -> None:
+    """Make the file, or take from others the rights that a copy came with: what SQLite puts beside it takes after it.
+
+    Read from the header, before SQLite opens anything: another file is to stay as it is.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if os.pread(descriptor, 4, APPLICATION_AT) == APPLICATION.to_bytes(4, "big"):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 def _file(path: Path) -> tuple[int, int] | None:
     """What tells a file from another that takes its name; None where there is none."""
     try:
@@ -177,6 +191,8 @@ def _file(path: Path) -> tuple[int, int] | None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path)
+    # What is no text any more is found by its seal.
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
     try:
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
