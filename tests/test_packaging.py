@@ -87,7 +87,7 @@ def test_every_import_is_a_declared_dependency() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     declared = {
         re.match(r"[\w-]+", requirement).group().lower().replace("_", "-")
-        for requirement in [*PROJECT["project"]["dependencies"], *extras["export"]]
+        for requirement in [*PROJECT["project"]["dependencies"], *extras["export"], *extras["cluster"]]
     }
     owners = packages_distributions()
     undeclared = {}

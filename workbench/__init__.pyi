@@ -2,6 +2,8 @@
 from workbench import plots as plots
 from workbench.activations import Activations as Activations
 from workbench.activations import last_token_activations as last_token_activations
+from workbench.decoding.replies import Reply as Reply
+from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
@@ -56,15 +58,18 @@ from workbench.shifts import Shift as Shift
 from workbench.stats import Estimate as Estimate
 from workbench.steering import SteeringPlan as SteeringPlan
 from workbench.steering import compile_shift as compile_shift
+from workbench.sweep import ClusterError as ClusterError
 from workbench.sweep import Executor as Executor
 from workbench.sweep import InProcess as InProcess
 from workbench.sweep import Job as Job
 from workbench.sweep import JobResult as JobResult
 from workbench.sweep import LedgerError as LedgerError
+from workbench.sweep import RayCluster as RayCluster
 from workbench.sweep import Setting as Setting
 from workbench.sweep import Sharing as Sharing
 from workbench.sweep import SweepResult as SweepResult
 from workbench.sweep import SweepSpec as SweepSpec
+from workbench.sweep import Terms as Terms
 from workbench.sweep import Tuned as Tuned
 from workbench.sweep import layer_sets as layer_sets
 from workbench.sweep import read_job as read_job

@@ -1,7 +1,8 @@
 """Many settings of one plan, answered together, kept as they are answered, and the declared rule that takes one."""
 
 from workbench.sweep.choosing import Choices, choose, choose_gate
-from workbench.sweep.executors import Executor, InProcess
+from workbench.sweep.cluster import ClusterError, RayCluster
+from workbench.sweep.executors import Executor, InProcess, Terms
 from workbench.sweep.jobs import Job, JobResult, read_job, run_job
 from workbench.sweep.layers import layer_sets
 from workbench.sweep.ledger import LedgerError
@@ -13,16 +14,19 @@ from workbench.sweep.tuning import tune
 
 __all__ = [
     "Choices",
+    "ClusterError",
     "Executor",
     "InProcess",
     "Job",
     "JobResult",
     "LedgerError",
+    "RayCluster",
     "Rule",
     "Setting",
     "Sharing",
     "SweepResult",
     "SweepSpec",
+    "Terms",
     "Tuned",
     "choose",
     "choose_gate",

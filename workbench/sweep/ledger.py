@@ -14,7 +14,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,23 +23,25 @@ import torch
 
 from workbench.decoding.replies import Reply
 from workbench.evaluation.verdicts import Verdict
+from workbench.provenance import content_hash
 
 VERSION = 1
 APPLICATION = 0x1AF3A119
-"""Tells a ledger from other files of SQLite."""
+"""Tells a ledger from other files of SQLite, by this number in the header."""
+APPLICATION_AT = 68
 CHUNK = 500
 """Keys asked for at once: SQLite takes a limited number of them."""
 
 _TABLES = """
 CREATE TABLE replies (
     key TEXT PRIMARY KEY, text TEXT, tokens TEXT, finished INTEGER NOT NULL, near_ties INTEGER NOT NULL, opened TEXT,
-    verdict TEXT, correct REAL
+    verdict TEXT, correct REAL, seal TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE budgets (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
 """
 
 
-_COLUMNS = "key, text, tokens, finished, near_ties, opened, verdict, correct"
+_COLUMNS = "key, text, tokens, finished, near_ties, opened, verdict, correct, seal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,11 @@ class Ledger:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path, self._connection = path, connection
+        self._file = _file(path)
 
     def __len__(self) -> int:
-        return int(self._connection.execute("SELECT count(*) FROM replies").fetchone()[0])
+        with self._spoken("read"):
+            return int(self._connection.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def entries(self, keys: Sequence[str]) -> dict[str, Entry]:
         """What is there under `keys`."""
@@ -73,7 +77,10 @@ class Ledger:
                 rows = self._connection.execute(
                     f"SELECT {_COLUMNS} FROM replies WHERE key IN ({marks})", part
                 ).fetchall()
-            for key, text, tokens, finished, near_ties, opened, verdict, correct in rows:
+            for *values, seal in rows:
+                if content_hash(*values) != seal:
+                    raise _damaged(self.path, f"entry {values[0]} is not what was written")
+                key, text, tokens, finished, near_ties, opened, verdict, correct = values
                 decisions = None if opened is None else torch.tensor([bit == "1" for bit in opened])
                 reply = Reply(
                     text or "", tuple(json.loads(tokens or "[]")), bool(finished), near_ties, decisions
@@ -84,20 +91,26 @@ class Ledger:
 
     def commit(self, entries: Mapping[str, Entry]) -> None:
         """Write one batch, all of it or nothing. Of an entry that is judged the text is left out."""
-        rows = []
+        if _file(self.path) != self._file:
+            raise LedgerError(
+                f"the ledger {self.path} was moved or deleted while a sweep was writing it: put it back, then start "
+                "the same sweep again, which goes on with what it holds"
+            )
+        rows: list[tuple[str | int | float | None, ...]] = []
         for key, entry in entries.items():
             reply, kept = entry.reply, entry.judged is None
             verdict, correct = entry.judged or (None, None)
             opened = None if reply.opened is None else "".join("01"[bit] for bit in reply.opened.tolist())
-            rows.append(
-                (
-                    key, reply.text if kept else None, json.dumps(reply.tokens) if kept else None, reply.finished,
-                    reply.near_ties, opened, verdict, correct,
-                )
+            # NaN is no value of SQLite's, which would store it as none.
+            right = None if correct is None or math.isnan(correct) else float(correct)
+            values = (
+                key, reply.text if kept else None, json.dumps(reply.tokens) if kept else None, int(reply.finished),
+                reply.near_ties, opened, verdict, right,
             )  # fmt: skip
+            rows.append((*values, content_hash(*values)))
         with self._spoken("write"), self._connection:
             self._connection.executemany(
-                f"INSERT OR IGNORE INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows
+                f"INSERT OR IGNORE INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
             )
 
     def budget(self, key: str) -> int | None:
@@ -134,32 +147,52 @@ def open_ledger(path: str | Path) -> Iterator[Ledger]:
     Raises `LedgerError` for a file that is no ledger, is damaged, comes from a newer workbench, is in use by another
     sweep, or cannot be written.
     """
-    path = Path(path)
+    given, path = path, Path(path).resolve()  # two names of one file are one ledger
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(f"{path}.lock", timeout=0, mode=0o600))
+            _make_or_close(path)
+        except filelock.Timeout as error:
+            raise LedgerError(
+                f"another sweep is writing the ledger {given}: wait for it, or give this one a ledger of its own; what "
+                "both need is then computed twice"
+            ) from error
+        except OSError as error:
+            raise LedgerError(
+                f"cannot open the ledger {given} ({error.strerror}): nothing was run; name a file in a folder that you "
+                "can write to, on a disk with room"
+            ) from error
+        connection = stack.enter_context(closing(_connect(path)))
+        yield Ledger(path, connection)
+
+
+def _make_or_close(path: Path) -> None:
+    """Make the file, or take from others the rights that a copy came with: what SQLite puts beside it takes after it.
+
+    Read from the header, before SQLite opens anything: another file is to stay as it is.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(f"{path}.lock", timeout=0, mode=0o600)
-        with lock:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            connection = _connect(path)
-            try:
-                yield Ledger(path, connection)
-            finally:
-                connection.close()
-    except filelock.Timeout as error:
-        raise LedgerError(
-            f"another sweep is writing the ledger {path}: wait for it, or give this one a ledger of its own; what both "
-            "need is then computed twice"
-        ) from error
-    except LedgerError:
-        raise
-    except PermissionError as error:
-        raise LedgerError(
-            f"cannot open the ledger {path} ({error.strerror}): nothing was run; choose a path that you can write to"
-        ) from error
+        if os.pread(descriptor, 4, APPLICATION_AT) == APPLICATION.to_bytes(4, "big"):
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another that takes its name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path)
+    # What is no text any more is found by its seal.
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
     try:
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -175,6 +208,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             )
         if tables and (found := connection.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found)
+        os.chmod(
+            path, 0o600
+        )  # a copy may have come with other rights; what SQLite puts beside it takes after it
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         if not tables:
@@ -194,7 +230,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _damaged(path: Path, error: Exception) -> LedgerError:
+def _damaged(path: Path, error: Exception | str) -> LedgerError:
     return LedgerError(
         f"the ledger {path} is damaged, or no ledger ({error}): restore it from a copy, or move it away and start the "
         "same sweep again, which then computes everything anew"

@@ -9,8 +9,8 @@ The trap: a sweep is for choosing, on `.val`. The test set is not an argument fo
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -19,13 +19,13 @@ from tqdm.auto import tqdm
 
 from workbench.decoding.asking import Prompts, rows_of
 from workbench.decoding.replies import Reply, stop_tokens
-from workbench.decoding.rows import Row, RowKey
+from workbench.decoding.rows import Row
 from workbench.evaluation.answers import Asked, Judge, Scored, ask, judge_all, labelled
 from workbench.evaluation.utility import answers_correctly
-from workbench.evaluation.verdicts import Score
+from workbench.evaluation.verdicts import Score, Verdict
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
-from workbench.generation import Completion, completions, distinct_rows
+from workbench.generation import Completion, completions
 from workbench.loading import Model
 from workbench.models import model_hash, model_name, tokenizer_of
 from workbench.provenance import Provenance, content_hash
@@ -38,7 +38,7 @@ from workbench.sweep.spec import SweepSpec
 from workbench.vectors import SteeringVectors
 
 Alpha: TypeAlias = Sequence[float | int] | Mapping[Scale, Sequence[float | int]]
-Entries: TypeAlias = dict[RowKey, Entry]
+Entries: TypeAlias = dict[Hashable, Entry]
 READING_BATCH = 64
 NOT_KEPT = "its text was not kept"
 
@@ -88,9 +88,10 @@ def run_sweep(
     with open_ledger(ledger) if ledger is not None else nullcontext() as book:
         run = _Run(executor or InProcess(model), model_hash(model), terms, book, scorer, batch_size, progress)
         entries, sharing = run.all(rows)
-    replies = {key: entry.reply for key, entry in entries.items()}
+    replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
     found = completions(rows, tokenizer_of(model), replies)
-    scored = _scored(asked, rows, found, entries, judge)
+    kept = [entries[run.key(row)].judged if row.refusal is None else None for row in rows]
+    scored = _scored(asked, found, kept, judge)
     provenance = Provenance(
         "sweep",
         model_name(model),
@@ -143,32 +144,57 @@ class _Run:
                 f"the executor's model has other weights (hash {there}) than the one given (hash {self.weights}): "
                 "load both from one checkpoint, on one backend, in one dtype"
             )
-        distinct = distinct_rows(rows)
-        names = {row.key: self._name(row) for row in distinct}
+        distinct = list({self.key(row): row for row in rows if row.refusal is None}.values())
+        names = {self.key(row): self._name(row) for row in distinct}
         known = self.book.entries(list(names.values())) if self.book is not None else {}
         entries = {key: known[name] for key, name in names.items() if name in known}
-        served = Counter(row.key for row in rows if row.refusal is None)
+        served = Counter(self.key(row) for row in rows if row.refusal is None)
         sharing = Sharing(len(rows), len(distinct), len(entries))
         batches = [
             left
             for batch in pack(distinct, self._budget(distinct), self.terms.max_new_tokens)
-            if (left := [row for row in batch if row.key not in entries])
+            if (left := [row for row in batch if self.key(row) not in entries])
         ]
-        with tqdm(
+        bar = tqdm(
             total=served.total(),
             initial=sum(served[key] for key in entries),
             desc=f"sweep, {sharing.saved:.0%} shared",
             unit="point",
             disable=not self.progress,
-        ) as bar:
+        )
+        with bar, self._told_what_is_kept(len(distinct)):
             for number, replies in self.executor.write(batches, self.terms) if batches else ():
                 batch = batches[number]
-                done = {row.key: self._entry(row, reply) for row, reply in zip(batch, replies, strict=True)}
+                done = {
+                    self.key(row): self._entry(row, reply) for row, reply in zip(batch, replies, strict=True)
+                }
                 if self.book is not None:
                     self.book.commit({names[key]: entry for key, entry in done.items()})
                 entries |= done
                 bar.update(sum(served[key] for key in done))
         return entries, sharing
+
+    def key(self, row: Row) -> Hashable:
+        """Rows of one key have one entry: one reply and, where only verdicts are kept, one right answer."""
+        return row.key if self.scorer is None else (row.key, row.prompt.answer)
+
+    @contextmanager
+    def _told_what_is_kept(self, n_rows: int) -> Iterator[None]:
+        """Whatever stops the sweep leaves with a note that says what is safe, and how to go on."""
+        try:
+            yield
+        except BaseException as error:
+            if self.book is None:
+                error.add_note(
+                    "nothing of this sweep is kept: run_sweep(..., ledger=PATH) keeps what is done"
+                )
+            else:
+                with suppress(OSError):
+                    error.add_note(
+                        f"{len(self.book):,} replies are kept in {self.book.path}, of {n_rows:,} rows that this sweep "
+                        "needs: the same call goes on from there"
+                    )
+            raise
 
     def _name(self, row: Row) -> str:
         """The row's key in the ledger. Where verdicts stand for texts, the judge and the right answer count too."""
@@ -176,6 +202,11 @@ class _Run:
         if self.scorer is None:
             return key
         judge = f"{getattr(self.scorer, '__module__', '')}.{getattr(self.scorer, '__qualname__', '')}"
+        if self.book is not None and (judge == "." or "<" in judge):
+            raise ValueError(
+                f"got a judge without a name of its own ({self.scorer!r}) for a ledger that keeps verdicts and no "
+                "texts: define it as a function of a module, or keep the texts"
+            )
         return content_hash(key, judge, row.prompt.answer)
 
     def _entry(self, row: Row, reply: Reply) -> Entry:
@@ -203,13 +234,11 @@ class _Run:
 
 def _scored(
     asked: Asked,
-    rows: Sequence[Row],
     found: Sequence[Completion],
-    entries: Entries,
+    kept: Sequence[tuple[Verdict | None, float] | None],
     judge: Judge,
 ) -> list[Scored]:
     """The verdict on every point: the judge's now, or the one that was kept in its text's place."""
-    kept = [entries[row.key].judged if row.refusal is None else None for row in rows]
     prompts = [asked.of[i] for _, i, _, _ in asked.rows]
     there = [i for i, judged in enumerate(kept) if judged is None]
     now = iter(judge_all([found[i] for i in there], [prompts[i] for i in there], judge))
