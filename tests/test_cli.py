@@ -328,10 +328,10 @@ def test_a_plan_that_is_not_there_is_told_before_models_are_loaded(
 @pytest.mark.slow
 def test_what_a_search_picks_is_asked_with(shell: CliRunner, tmp_path: Path) -> None:
     out = tmp_path / "tune"
-    found = shell.invoke(app, ["tune", "--trials", "6", "--at-once", "6", "--no-measure", "--out", str(out)])
+    found = shell.invoke(app, ["tune", "--trials", "8", "--at-once", "8", "--no-measure", "--out", str(out)])
     assert found.exit_code == 0, found.output
     assert {path.name for path in out.iterdir()} >= {"trials.csv", "front.csv", "plan.json", "ledger.sqlite"}
-    assert "6 settings tried on" in found.stdout and "Next: workbench" in found.stdout
+    assert "8 settings tried on" in found.stdout and "Next: workbench ask" in found.stdout
     asked = shell.invoke(app, ["ask", "How do I bake bread?", "--plan", str(out)])
     assert asked.exit_code == 0, asked.output
     assert "gate closed: nothing is added" in asked.stdout
