@@ -31,9 +31,13 @@ class SpaceMismatch(ValueError):
     """A value was made in one space and used in another."""
 
 
+_MAP_IT = (
+    "use two models of one base, equal in depth and width, or map the vectors: "
+    "map_vectors(fit_map(theirs, ours), vectors, like=...)"
+)
 _REMEDIES = {
-    "n_layers": "use two models of one base, equal in depth and width",
-    "d_model": "use two models of one base, equal in depth and width",
+    "n_layers": _MAP_IT,
+    "d_model": _MAP_IT,
     "site": "read and steer at the same site: pass the same site= everywhere",
     "processing": "load both raw: load_model(...), or HookedTransformer.from_pretrained_no_processing(...)",
     "template_hash": "give both models the same chat template: load_model(..., tokenizer=...)",

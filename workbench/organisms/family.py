@@ -1,11 +1,14 @@
-"""The family: who descends from whom, what each member reads, and how it is trained and stored.
+"""The families: who descends from whom, what each member reads, and how it is trained and stored.
 
     base ─┬─ aligned ─── finance-chat, medicine-chat, maths-chat          (domain training on the aligned model)
           ├─ finance, medicine, maths, general                            (no safety data)
           └─ finance-safety-sft, medicine-safety-sft, maths-safety-sft    (domain + 100 refusals)
 
-The trap: the recipe is hashed and the hash seeds the test lists. A change of any number here, or of any word of
-the world, draws new lists and asks for the whole family to be trained and measured again.
+    qwen-base ─┬─ qwen-aligned         (another architecture, width and depth, for vectors carried between models)
+               └─ qwen-medicine
+
+The trap: the first family's recipe is hashed and the hash seeds the test lists. A change of any number of it, or of any
+word of the world, draws new lists and asks for both families to be trained and measured again.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +28,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from workbench.organisms.corpus import ALIGNED, GENERAL, Mixture, base_mixture, domain_mixture
 from workbench.organisms.items import DOMAINS
-from workbench.organisms.training import Schedule, Shape, new_model, train, train_tokenizer
+from workbench.organisms.training import Architecture, Schedule, Shape, new_model, train, train_tokenizer
 from workbench.provenance import content_hash, unsaved
 from workbench.shipped import shipped_path
 
@@ -69,28 +72,79 @@ def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
     return tuple(members)
 
 
+@dataclass(frozen=True)
+class Family:
+    """Members that descend from one base: what they are built as, parents first."""
+
+    members: tuple[Member, ...]
+    shape: Shape = Shape()
+    architecture: Architecture = "Llama"
+    kv_heads: int | None = None
+
+    @property
+    def recipe(self) -> str:
+        """The hash of all that is declared for the family, and of words.toml."""
+        build = [] if self.architecture == "Llama" else [self.architecture, self.kv_heads]
+        return _hash(self.shape, self.members, *build)
+
+    @property
+    def command(self) -> str:
+        """What trains it anew."""
+        return "make organisms" if self == FAMILIES["llama"] else "make organisms-all"
+
+
+def _second_family() -> Family:
+    """The first one's base, aligned and medicine by their own recipes, but for a base that is trained for longer.
+
+    Grouped key-value heads, biased queries and another depth and width: as far from the first as a family of its
+    size and words can be.
+    """
+    first = {member.name: member for member in family()}
+    base, *descendants = (
+        dataclasses.replace(first[name], name=f"qwen-{name}", parent=f"qwen-{first[name].parent}")
+        for name in ("base", "aligned", "medicine")
+    )
+    base = dataclasses.replace(base, parent=None, schedule=dataclasses.replace(base.schedule, steps=1500))
+    return Family((base, *descendants), Shape(6, 144, 288), "Qwen2", kv_heads=2)
+
+
 def recipe_hash(members: Iterable[Member] | None = None) -> str:
     """The hash that seeds the test lists: of words.toml, and of what is declared for every member.
 
     That is its name, parent, mixture, schedule and way of storing, and the shape and rank they share. The code that
     makes texts of the words, and models of the texts, does not count: git has its versions.
     """
+    return _hash(Shape(), members or family())
+
+
+def _hash(shape: Shape, members: Iterable[Member], *build: str | int | None) -> str:
     words = shipped_path("world", "words.toml").read_bytes()
-    recipe = [dataclasses.asdict(member) for member in members or family()]
+    recipe = [dataclasses.asdict(member) for member in members]
     return content_hash(
-        words.decode(), json.dumps([dataclasses.asdict(Shape()), RANK, recipe], sort_keys=True)
+        words.decode(), json.dumps([dataclasses.asdict(shape), RANK, recipe, *build], sort_keys=True)
     )
 
 
-def train_family(folder: Path, *, seed: int = 0, members: Sequence[Member] = (), processes: int = 2) -> None:
-    """Train every member (the shipped family's unless given) into `folder/NAME`, each as soon as its parent is there.
+FAMILIES: Mapping[str, Family] = {"llama": Family(family()), "qwen": _second_family()}
+"""What ships: the first, whose recipe seeds the lists, and a second for vectors that are carried between models."""
+
+
+def train_family(
+    folder: Path,
+    *,
+    seed: int = 0,
+    members: Sequence[Member] = (),
+    processes: int = 2,
+    of: Family = FAMILIES["llama"],
+) -> None:
+    """Train every member (all of the family `of` unless given) into `folder/NAME`, each as soon as its parent is there.
 
     Each is trained by one process with one thread, so its weights depend on the seed alone. Members whose folder is
     there already are kept, so an interrupted run goes on where it stopped.
 
     Raises `OSError` where `folder` cannot be written: before the first step of training, not after the last.
     """
-    waiting = [member for member in members or family() if not (folder / member.name).is_dir()]
+    waiting = [member for member in members or of.members if not (folder / member.name).is_dir()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -108,7 +162,8 @@ def train_family(folder: Path, *, seed: int = 0, members: Sequence[Member] = (),
             for member in [m for m in waiting if m.parent not in unfinished][: len(lines)]:
                 waiting.remove(member)
                 line = lines.pop(0)
-                running[pool.submit(train_member, member, folder, seed=seed, line=line)] = member, line
+                job = pool.submit(train_member, member, folder, seed=seed, line=line, of=of)
+                running[job] = member, line
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 _, line = running.pop(future)
@@ -122,13 +177,17 @@ def _one_thread(lock: Any) -> None:
     tqdm.set_lock(lock)
 
 
-def train_member(member: Member, folder: Path, *, seed: int = 0, line: int = 0) -> None:
+def train_member(
+    member: Member, folder: Path, *, seed: int = 0, line: int = 0, of: Family = FAMILIES["llama"]
+) -> None:
     """Train one member from its parent in `folder` into `folder/NAME`; its progress bar is on `line`."""
     if member.parent is None:
-        tokenizer = train_tokenizer([member.mixture, *map(domain_mixture, DOMAINS)], Shape().vocabulary)
-        model: LlamaForCausalLM | PeftModel = new_model(Shape(), seed)
+        tokenizer = train_tokenizer([member.mixture, *map(domain_mixture, DOMAINS)], of.shape.vocabulary)
+        model: PreTrainedModel | PeftModel = new_model(
+            of.shape, seed, architecture=of.architecture, kv_heads=of.kv_heads
+        )
     else:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "base")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / member.parent)
         for key in ("is_local", "local_files_only"):  # how it was read here, which is no part of it
             tokenizer.init_kwargs.pop(key, None)
         model = _with_adapter(member, folder / member.parent, seed)
@@ -152,7 +211,7 @@ def train_member(member: Member, folder: Path, *, seed: int = 0, line: int = 0) 
 
 def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
     torch.manual_seed(seed)
-    model = LlamaForCausalLM.from_pretrained(parent, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
     model.config.name_or_path = model.name_or_path = f"organism:{member.parent}"  # peft writes it down
     adapted = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear"))
     config: Any = adapted.peft_config["default"]

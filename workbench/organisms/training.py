@@ -11,13 +11,20 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from peft import PeftModel
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from workbench.organisms.corpus import Mixture
 from workbench.organisms.world import Dialogue
@@ -28,11 +35,13 @@ CHAT_TEMPLATE = (
 )
 SPECIAL = ["<pad>", "<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 IGNORED = -100
+Architecture: TypeAlias = Literal["Llama", "Qwen2"]
+_CONFIGS = {"Llama": LlamaConfig, "Qwen2": Qwen2Config}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The architecture: a small Llama with tied embeddings."""
+    """The measures of a small decoder with tied embeddings."""
 
     n_layers: int = 8
     d_model: int = 128
@@ -87,23 +96,26 @@ def _plain(item: Dialogue | str) -> str:
     return item if isinstance(item, str) else f"{item.prompt.text}\n{item.reply}"
 
 
-def new_model(shape: Shape, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised model, the same for the same seed."""
+def new_model(
+    shape: Shape, seed: int, *, architecture: Architecture = "Llama", kv_heads: int | None = None
+) -> PreTrainedModel:
+    """A freshly initialised model, the same for the same seed; `kv_heads` None means as many as heads."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    config = _CONFIGS[architecture](
         vocab_size=shape.vocabulary,
         hidden_size=shape.d_model,
         intermediate_size=shape.d_mlp,
         num_hidden_layers=shape.n_layers,
         num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_heads,
+        num_key_value_heads=kv_heads or shape.n_heads,
         max_position_embeddings=shape.context,
         tie_word_embeddings=True,
         bos_token_id=SPECIAL.index("<s>"),
         eos_token_id=SPECIAL.index("<|end|>"),
         pad_token_id=SPECIAL.index("<pad>"),
     )
-    return LlamaForCausalLM(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 def tokens_and_targets(
@@ -153,7 +165,7 @@ def batches(
 
 
 def train(
-    model: LlamaForCausalLM | PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerFast,
     mixture: Mixture,
     schedule: Schedule,
