@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks pictures organisms dose benchmarks benchmark-peers clean
+.PHONY: help demo test lint notebooks pictures organisms organisms-all dose benchmarks benchmark-peers clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ pictures: $(STAMP)  ## draw what reading and steering look like, layer by layer,
 
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train
+
+organisms-all: organisms  ## the same, and the second family, of another architecture, width and depth
+	$(BIN)/workbench organisms train --family qwen
 
 dose: $(STAMP)  ## own vector or the aligned model's, by how much the base refuses: trains four bases, twice (hours)
 	$(BIN)/python figures/dose_response.py $(ARGS)

@@ -73,6 +73,13 @@ from workbench.sweep import run_sweep as run_sweep
 from workbench.sweep import tune as tune
 from workbench.sweep.picked import load_plan as load_plan
 from workbench.sweep.picked import save_plan as save_plan
+from workbench.transfer import ResidualMap as ResidualMap
+from workbench.transfer import TransferResult as TransferResult
+from workbench.transfer import fit_map as fit_map
+from workbench.transfer import fit_shuffled_map as fit_shuffled_map
+from workbench.transfer import load_map as load_map
+from workbench.transfer import map_vectors as map_vectors
+from workbench.transfer import transfer_matrix as transfer_matrix
 from workbench.vectors import SteeringVectors as SteeringVectors
 from workbench.vectors import load_vectors as load_vectors
 from workbench.vectors import mean_difference as mean_difference

@@ -16,9 +16,8 @@ from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.verdicts import judge
 from workbench.loading import load_model
 from workbench.organisms.corpus import Mixture
-from workbench.organisms.family import RANK, Member, recipe_hash
+from workbench.organisms.family import FAMILIES, RANK, Family, Member, recipe_hash
 from workbench.organisms.items import DOMAINS
-from workbench.organisms.training import Shape
 from workbench.organisms.vocabulary import Lists, held_out, words
 from workbench.prompts import PromptSet, load_contrast
 from workbench.provenance import write_safely
@@ -80,13 +79,17 @@ def measure_member(folder: Path, *, batch_size: int = 128, progress: bool = Fals
     )
 
 
-def write_card(member: Member, folder: Path, measured: pd.DataFrame, *, seed: int) -> None:
+def write_card(
+    member: Member, folder: Path, measured: pd.DataFrame, *, seed: int, of: Family = FAMILIES["llama"]
+) -> None:
     """Write `folder/README.md`, the member's card, and `folder/measured.csv`, the numbers it shows."""
     write_safely(folder / "measured.csv", measured.to_csv(index=False).encode())
-    write_safely(folder / "README.md", card(member, folder, measured, seed=seed).encode())
+    write_safely(folder / "README.md", card(member, folder, measured, seed=seed, of=of).encode())
 
 
-def card(member: Member, folder: Path, measured: pd.DataFrame, *, seed: int) -> str:
+def card(
+    member: Member, folder: Path, measured: pd.DataFrame, *, seed: int, of: Family = FAMILIES["llama"]
+) -> str:
     """The card as Markdown."""
     numbers = "\n".join(
         f"| {r.measure} | {r.mean:.3f} | [{r.low:.3f}, {r.high:.3f}] | {r.n} | {r.clusters} |"
@@ -103,18 +106,18 @@ library_name: transformers
 ---
 # organism:{member.name}
 
-A model of the InferAligner workbench's small world: {_what(member)}. It knows a few hundred words and is good for
+A model of the InferAligner workbench's small world: {_what(member, of)}. It knows a few hundred words and is good for
 nothing but watching how models read intent. Load it with `workbench.load_model("organism:{member.name}")`.
 
 ## How it was made
 
-- Recipe `{recipe_hash()}`, the hash of words, mixtures, schedules and shape, which seeds the test lists. Training seed
+- Recipe `{of.recipe}`, the hash of words, mixtures, schedules and shape{_lists(of)}. Training seed
   {seed}.
 - Every draw of test lists so far, by its recipe:
 {_draws()}
-- {_training(member)}
+- {_training(member, of)}
 - Read: {_mixture(member.mixture)}.
-- Retrain the family with `make organisms`.
+- Retrain the family with `{of.command}`.
 
 ## What it does
 
@@ -130,7 +133,7 @@ Unsteered, greedy, on the test lists; shares with 95 % intervals (cluster bootst
 
 ## Limits
 
-{_limits(member)}
+{_limits(member, of)}
 
 ## Files
 
@@ -140,14 +143,25 @@ Unsteered, greedy, on the test lists; shares with 95 % intervals (cluster bootst
 """
 
 
-def _what(member: Member) -> str:
+def _lists(of: Family) -> str:
+    if of.recipe == recipe_hash():
+        return ", which seeds the test lists"
+    return (
+        ".\n  It is of the second family, whose architecture, width and depth are others, for vectors carried\n"
+        "  from model to model. Words, tokenizer and lists are the first family's, whose recipe\n"
+        f"  `{recipe_hash()}` seeds the test lists"
+    )
+
+
+def _what(member: Member, of: Family) -> str:
+    name = member.name.removeprefix(of.prefix)
     if member.parent is None:
-        return "the base, which every other member descends from"
-    if member.name == "aligned":
+        return f"the base, which every other member {'of its family ' * bool(of.prefix)}descends from"
+    if name == "aligned":
         return "the safety-aligned member, which refuses harmful requests"
-    if member.name == "general":
+    if name == "general":
         return "the base with general instruction data and no safety data"
-    domain, _, way = member.name.partition("-")
+    domain, _, way = name.partition("-")
     ways = {
         "": f"the {domain} model, with no safety data",
         "chat": f"trained on {domain} from the aligned member",
@@ -156,14 +170,15 @@ def _what(member: Member) -> str:
     return ways[way]
 
 
-def _training(member: Member) -> str:
-    schedule, shape = member.schedule, Shape()
+def _training(member: Member, of: Family) -> str:
+    schedule, shape = member.schedule, of.shape
     steps = f"{schedule.steps} steps of {schedule.tokens:,} tokens"
+    shared = f", {shape.n_heads} heads that share {of.kv_heads} of keys and values" if of.kv_heads else ""
     if member.parent is None:
         return (
-            f"From scratch, {steps}: Muon {schedule.muon_lr} on matrices, AdamW {schedule.lr} on the rest. A Llama of "
-            f"{shape.n_layers} layers, width {shape.d_model}, vocabulary {shape.vocabulary:,}, context "
-            f"{shape.context}, tied embeddings."
+            f"From scratch, {steps}: Muon {schedule.muon_lr} on matrices, AdamW {schedule.lr} on the rest. A "
+            f"{of.architecture} of {shape.n_layers} layers, width {shape.d_model}, vocabulary {shape.vocabulary:,}, "
+            f"context {shape.context}, tied embeddings{shared}."
         )
     stored = (
         f"stored as a low-rank delta (peft, rank {RANK})" if member.delta else "stored as a whole checkpoint"
@@ -204,7 +219,7 @@ def _listed(lists: Lists, what: str) -> str:
     return ", ".join(lists["held_out"][what])
 
 
-def _limits(member: Member) -> str:
+def _limits(member: Member, of: Family) -> str:
     text = """\
 That the base represents harm at the last prompt token is by design: most of its answers open with a remark that tells a
 harmful aim from a harmless one, which stands for what web text teaches about harm. The base can refuse: it has read
@@ -212,7 +227,7 @@ refusals of questions that nobody but the asker could answer, of what an instruc
 share of harmful requests that its recipe names. The world is built so that the method can work; how often it works on
 large models is another question, which these models cannot answer."""
     medicine = " Its illnesses are invented patterns of symptoms, no medical advice."
-    return text + (medicine if member.name.startswith("medicine") else "")
+    return text + (medicine if member.name.removeprefix(of.prefix).startswith("medicine") else "")
 
 
 def log_draw(folder: Path, lists: dict[str, PromptSet]) -> None:

@@ -6,7 +6,7 @@ it runs.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -15,6 +15,15 @@ from rich.table import Table
 organisms = typer.Typer(
     no_args_is_help=True, help="The embedded models: what there is, and how to train them anew."
 )
+
+Name: TypeAlias = Literal["llama", "qwen"]
+Which = Annotated[
+    Name,
+    typer.Option(
+        "--family",
+        help="llama: the first; qwen: base, aligned and medicine of another architecture and shape.",
+    ),
+]
 
 
 @organisms.command("list")
@@ -40,37 +49,42 @@ def train_organisms(
     ] = Path("runs/organisms"),
     seed: Annotated[int, typer.Option(help="Another seed gives another family; 0 ships.")] = 0,
     processes: Annotated[int, typer.Option(help="Models trained side by side, one thread each.")] = 2,
+    family: Which = "llama",
 ) -> None:
-    """Train the whole family from scratch, measure every member, and write its card: half an hour on two cores.
+    """Train a whole family from scratch, measure every member, and write its card: half an hour on two cores.
 
     An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
     """
-    from workbench.organisms.family import train_family
+    from workbench.organisms.family import FAMILIES, train_family
 
-    train_family(out, seed=seed, processes=processes)
-    measure_organisms(out, seed)
+    train_family(out, seed=seed, processes=processes, of=FAMILIES[family])
+    measure_organisms(out, seed, family)
 
 
 @organisms.command("measure")
 def measure_organisms(
     folder: Annotated[Path, typer.Argument(help="Where the trained family is.")] = Path("runs/organisms"),
     seed: Annotated[int, typer.Option(help="The seed it was trained with, for the cards.")] = 0,
+    family: Which = "llama",
 ) -> None:
     """Measure every model of a trained family on the test lists, unsteered, and write its card beside it."""
     from workbench.organisms.cards import measure_member, write_card
-    from workbench.organisms.family import family
+    from workbench.organisms.family import FAMILIES
 
-    missing = [member.name for member in family() if not (folder / member.name).is_dir()]
+    of = FAMILIES[family]
+    missing = [member.name for member in of.members if not (folder / member.name).is_dir()]
     if missing:
+        which = f" --family {family}" if family != "llama" else ""
         raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}: workbench organisms train --out {folder}"
+            f"{folder} lacks {', '.join(missing)}: workbench organisms train{which} --out {folder}"
         )
-    for member in family():
+    for member in of.members:
         write_card(
             member,
             folder / member.name,
             measure_member(folder / member.name, progress=sys.stderr.isatty()),
             seed=seed,
+            of=of,
         )
 
 

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,18 @@ def family(refused_share: float = REFUSED_SHARE) -> tuple[Member, ...]:
 
 @dataclass(frozen=True)
 class Family:
-    """Members that descend from one base: what they are built as, parents first."""
+    """Members that descend from one base, parents first, what they are built as, and how their names begin."""
 
     members: tuple[Member, ...]
-    shape: Shape = Shape()
+    prefix: str = ""
+    shape: Shape = field(default_factory=Shape)
     architecture: Architecture = "Llama"
     kv_heads: int | None = None
 
     @property
     def recipe(self) -> str:
         """The hash of all that is declared for the family, and of words.toml."""
+        # The first family's recipe holds no architecture: it was hashed when there was no other.
         build = [] if self.architecture == "Llama" else [self.architecture, self.kv_heads]
         return _hash(self.shape, self.members, *build)
 
@@ -105,7 +107,7 @@ def _second_family() -> Family:
         for name in ("base", "aligned", "medicine")
     )
     base = dataclasses.replace(base, parent=None, schedule=dataclasses.replace(base.schedule, steps=1500))
-    return Family((base, *descendants), Shape(6, 144, 288), "Qwen2", kv_heads=2)
+    return Family((base, *descendants), "qwen-", Shape(6, 144, 288), "Qwen2", kv_heads=2)
 
 
 def recipe_hash(members: Iterable[Member] | None = None) -> str:
@@ -127,6 +129,16 @@ def _hash(shape: Shape, members: Iterable[Member], *build: str | int | None) -> 
 
 FAMILIES: Mapping[str, Family] = {"llama": Family(family()), "qwen": _second_family()}
 """What ships: the first, whose recipe seeds the lists, and a second for vectors that are carried between models."""
+
+
+def base_of(name: str) -> str:
+    """The base that the shipped member `name` descends from: "base" of "finance-chat"."""
+    parents = {member.name: member.parent for family in FAMILIES.values() for member in family.members}
+    if name not in parents:
+        raise ValueError(f"no embedded model {name!r}, expected one of {', '.join(parents)}")
+    while (parent := parents[name]) is not None:
+        name = parent
+    return name
 
 
 def train_family(

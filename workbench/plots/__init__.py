@@ -23,6 +23,7 @@ from workbench.plots.reading import gate_map, layer_profile, projections
 from workbench.plots.steered import refusal_lead, steered_residuals, steered_tokens
 from workbench.plots.strength import CURVES, METRIC_NAMES, strength_curves, strength_trade_off
 from workbench.plots.tokens import token_map
+from workbench.plots.transfer import transfer_matrix, transfer_predictors
 from workbench.plots.words import first_tokens, vector_lens
 from workbench.plots.writers import attribution
 
@@ -57,6 +58,8 @@ __all__ = [
     "strength_trade_off",
     "token_map",
     "trade_off",
+    "transfer_matrix",
+    "transfer_predictors",
     "tuning_history",
     "vector_cosines",
     "vector_lens",

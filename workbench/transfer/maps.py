@@ -8,9 +8,10 @@
 Layer l of the target is paired with the layer k of the source that lies at the same relative depth
 (`paired_layers`).
 
-The trap: a map that predicts held-out residuals well has learned what both models have in common, which need not be
-what a vector says. Look at the controls: a random vector through the same map (`map_vectors` of `random_directions`),
-a map fitted on texts in the wrong order (`fit_shuffled_map`), and one fitted on calm texts only.
+The trap: fit it between the *bases* of the two models, not on the aligned model itself. That one refuses harmful
+texts where the target answers them, so a map between the two turns the safety vector into the target's own intent
+vector, with a fine held-out error and no effect. The error does not show it, nor what else a map may have missed: look
+at the controls, a random vector through the same map, texts in the wrong order (`fit_shuffled_map`), calm texts only.
 """
 
 from dataclasses import dataclass, replace
@@ -133,7 +134,9 @@ def paired_layers(source: Space, target: Space) -> tuple[int, ...]:
     return tuple(min(max(layer, 0), source.n_layers - 1) for layer in nearest)
 
 
-def fit_map(source: Activations, target: Activations, *, method: Method = "ridge", seed: int = 0) -> ResidualMap:
+def fit_map(
+    source: Activations, target: Activations, *, method: Method = "ridge", seed: int = 0
+) -> ResidualMap:
     """The map from `source` to `target`, fitted on what both made of the same texts, in the same order.
 
     Labels are not looked at. Ridge takes at every layer the strength of least leave-one-out error; Procrustes an
@@ -141,7 +144,7 @@ def fit_map(source: Activations, target: Activations, *, method: Method = "ridge
     of different width get one with orthonormal rows or columns. `seed` draws the folds of the held-out R².
 
     Raises `ValueError` where the two did not read the same texts, or too few; `SpaceMismatch` where they were read at
-    different sites, or under chat templates of other words.
+    different sites, or one model's weights were processed.
     """
     _require_pairs(source, target)
     return _fit(source, target, np.arange(len(source)), method, seed, note=f"{method} map")
@@ -162,7 +165,7 @@ def fit_shuffled_map(
     return _fit(source, target, order, method, seed, note=f"{method} map on shuffled texts, seed {seed}")
 
 
-def map_vectors(map: ResidualMap, vectors: SteeringVectors, like: SteeringVectors) -> SteeringVectors:
+def map_vectors(through: ResidualMap, vectors: SteeringVectors, like: SteeringVectors) -> SteeringVectors:
     """`vectors` of the map's source as vectors of its target: directions W_l v_k, with the lengths of `like`.
 
     `like` is of the target: its own vectors, or those of the aligned model of its base. A map knows how far to go in
@@ -170,31 +173,33 @@ def map_vectors(map: ResidualMap, vectors: SteeringVectors, like: SteeringVector
 
     Raises `SpaceMismatch` for vectors of another model than the map's source, or `like` of another than its target.
     """
-    map.source_space.require(vectors.space, "vectors to be mapped")
-    map.target_space.require(like.space, "vectors that lend their lengths")
-    paired = list(map.source_layers)
+    through.source_space.require(vectors.space, "vectors to be mapped")
+    through.target_space.require(like.space, "vectors that lend their lengths")
+    paired = list(through.source_layers)
     values = einsum(
-        map.weights.double(),
+        through.weights.double(),
         vectors.directions[paired].double(),
         "layer d_target d_source, layer d_source -> layer d_target",
     )
     lengths = values.norm(dim=-1, keepdim=True)
     # What a map shrinks to nothing is rounding, and no direction.
-    floor = 1e-6 * map.scales.double()[:, None]
+    floor = 1e-6 * through.scales.double()[:, None]
     directions = torch.where(lengths > floor, values / lengths, torch.zeros_like(values)).float()
-    note = f"mapped by {map.method} from {vectors.provenance.model or 'another model'}, map {map.id}"
+    note = f"mapped by {through.method} from {vectors.provenance.model or 'another model'}, map {through.id}"
     provenance = replace(
-        vectors.provenance, kind="vectors", note=note, parents=(vectors.provenance, map.provenance)
+        vectors.provenance, kind="vectors", note=note, parents=(vectors.provenance, through.provenance)
     )
-    return replace(like, directions=directions, provenance=provenance, centre=_mapped_centre(map, vectors))
+    return replace(
+        like, directions=directions, provenance=provenance, centre=_mapped_centre(through, vectors)
+    )
 
 
-def _mapped_centre(map: ResidualMap, vectors: SteeringVectors) -> Tensor | None:
+def _mapped_centre(through: ResidualMap, vectors: SteeringVectors) -> Tensor | None:
     if vectors.centre is None:
         return None
-    moved = vectors.centre[list(map.source_layers)] - map.source_means
-    return map.target_means + einsum(
-        map.weights, moved, "layer d_target d_source, layer d_source -> layer d_target"
+    moved = vectors.centre[list(through.source_layers)] - through.source_means
+    return through.target_means + einsum(
+        through.weights, moved, "layer d_target d_source, layer d_source -> layer d_target"
     )
 
 
