@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
 from workbench.cli.tune import tune
+from workbench.commands.transfer import transfer
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ app = typer.Typer(
 app.add_typer(organisms, name="organisms")
 app.command()(sweep)
 app.command()(tune)
+app.command()(transfer)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]

@@ -47,7 +47,7 @@ def run_demo(
     if folder is None:
         folder = FULL_FOLDER if full and set(targets) == set(TARGETS) else QUICK_FOLDER
     folder = Path(folder)
-    _require_writable(folder)
+    require_writable(folder)
     sample = "every test prompt" if full else f"a sample of the test prompts, {counted(QUICK_TEST)}"
     console.print(f"[bold]InferAligner on {len(targets)} embedded models[/bold]: {sample}.")
     done: dict[str, Outcome] = {}
@@ -81,7 +81,7 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(f"  after   {escape(after)}\n", highlight=False)
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """A run takes minutes, a full one half an hour: whether its results can be kept is known before."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,12 @@ little; the aligned model learns to refuse; domain models learn their domain and
 
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.organisms.items import DOMAINS, draw_sum, story, sums
 from workbench.organisms.vocabulary import Scope, pool, words
 from workbench.organisms.world import Dialogue, World
+from workbench.prompts import Prompt, PromptSet
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,20 @@ def domain_mixture(name: str, safety_samples: int = 0) -> Mixture:
     if safety_samples:
         weights["safety"] = 5
     return Mixture(weights, "seen", safety_samples=safety_samples)
+
+
+def mixed_prompts(n: int, *, seed: int | str = "mixed") -> PromptSet:
+    """`n` different prompts of every kind that the base has met in dialogue, in words that anyone may use.
+
+    For what needs texts and no labels, such as a map between two models. The labels say what they are all the same.
+    """
+    stream = replace(base_mixture(0.0), scope="seen").dialogues(seed)
+    found: dict[str, Prompt] = {}
+    while len(found) < n:
+        item = next(stream)
+        if not isinstance(item, str):
+            found.setdefault(item.prompt.text, item.prompt)
+    return PromptSet("small-world.mixed", tuple(found.values()))
 
 
 def running_text(rng: random.Random) -> str:

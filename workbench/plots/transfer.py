@@ -87,6 +87,7 @@ def transfer_matrix(
             tickvals=list(range(len(names))),
             ticktext=names,
             showticklabels=alone or col == 1,
+            side="right" if alone and col > 1 else "left",
             row=row,
             col=col,
         )
@@ -95,7 +96,7 @@ def transfer_matrix(
             tickvals=list(range(len(targets))), ticktext=targets, showticklabels=last, row=row, col=col
         )
     fig.update_xaxes(tickangle=-40, ticks="", showline=False, range=[-0.5, len(targets) - 0.5])
-    fig.update_yaxes(showgrid=False, ticklabelstandoff=4)
+    fig.update_yaxes(showgrid=False, ticklabelstandoff=4, showline=False)
     name = METRIC_NAMES.get(metric, metric)
     method = method or (
         f"{name}, rows: whose safety vector, columns: in which model; every arm at its own best setting of the same "
