@@ -189,10 +189,9 @@ def _table(frame: pd.DataFrame, target: str) -> Table:
 
 def _predictors(result: TransferResult) -> Table:
     table = Table("what predicted refusals", "among", "ρ", "vectors", "pairs", box=None, pad_edge=False)
-    for row in result.predictors().itertuples():
-        if row.rho == row.rho:
-            rho = f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]"
-            table.add_row(str(row.predictor), str(row.among), rho, str(row.n), str(row.pairs))
+    for row in result.predictors().dropna(subset=["rho"]).to_dict("records"):
+        rho = f"{row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        table.add_row(row["predictor"], row["among"], rho, str(row["n"]), str(row["pairs"]))
     return table
 
 

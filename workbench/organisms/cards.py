@@ -111,7 +111,7 @@ nothing but watching how models read intent. Load it with `workbench.load_model(
 
 ## How it was made
 
-- Recipe `{of.recipe}`, the hash of words, mixtures, schedules and shape{_lists(of)}. Training seed
+- Recipe `{of.recipe}`, the hash of words, mixtures, schedules and shape, {_lists(of)}Training seed
   {seed}.
 - Every draw of test lists so far, by its recipe:
 {_draws()}
@@ -145,11 +145,12 @@ Unsteered, greedy, on the test lists; shares with 95 % intervals (cluster bootst
 
 def _lists(of: Family) -> str:
     if of.recipe == recipe_hash():
-        return ", which seeds the test lists"
+        return "which seeds the test lists. "
     return (
-        ".\n  It is of the second family, whose architecture, width and depth are others, for vectors carried\n"
-        "  from model to model. Words, tokenizer and lists are the first family's, whose recipe\n"
-        f"  `{recipe_hash()}` seeds the test lists"
+        "of the second family: another architecture,\n"
+        "  width and depth, for vectors carried from model to model. It was the first recipe tried, and judged on\n"
+        f"  validation. Words, tokenizer and lists are the first family's, whose recipe `{recipe_hash()}` seeds the\n"
+        "  test lists. "
     )
 
 
@@ -227,7 +228,8 @@ refusals of questions that nobody but the asker could answer, of what an instruc
 share of harmful requests that its recipe names. The world is built so that the method can work; how often it works on
 large models is another question, which these models cannot answer."""
     medicine = " Its illnesses are invented patterns of symptoms, no medical advice."
-    return text + (medicine if member.name.removeprefix(of.prefix).startswith("medicine") else "")
+    sums = " Sums it has hardly learned: no target of its family is trained on them." if of.prefix else ""
+    return text + sums + (medicine if member.name.removeprefix(of.prefix).startswith("medicine") else "")
 
 
 def log_draw(folder: Path, lists: dict[str, PromptSet]) -> None:

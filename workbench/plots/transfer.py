@@ -1,6 +1,6 @@
 """Pictures of vectors carried between models: what each does in each target, and what told so beforehand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import pandas as pd
@@ -68,7 +68,10 @@ def transfer_matrix(
         raise ValueError(
             f"transfer matrix: the frame has no metric {metric!r}, it has {', '.join(frame['metric'].unique())}"
         )
-    broken = frame[frame["metric"] == "broken"].set_index(["source", "target", "arm"])["mean"]
+    broken = {
+        (row["source"], row["target"], row["arm"]): float(row["mean"])
+        for row in frame[frame["metric"] == "broken"].to_dict("records")
+    }
     shown = {title: arms for title, arms in PANELS.items() if part["arm"].isin(arms).any()}
     targets, sources = list(part["target"].unique()), [s for s in part["source"].unique() if s]
     cols = min(4, len(shown))
@@ -141,11 +144,11 @@ def transfer_predictors(
         fig.update_xaxes(matches=None, row=1, col=col)
     fig.update_yaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
     fig.update_yaxes(title_text="attacks refused", row=1, col=1)
-    best = ranks["rho"].abs().idxmax() if ranks["rho"].notna().any() else None
+    best = str(ranks["rho"].abs().idxmax()) if ranks["rho"].notna().any() else None
     if best is not None:
         found = ranks.loc[best]
         finding = finding or (
-            f"What carried vectors refuse goes best with {_SAID[str(best)]}: "
+            f"What carried vectors refuse goes best with {_SAID[best]}: "
             f"ρ = {found['rho']:.2f}, {found['n']:.0f} vectors of {found['pairs']:.0f} pairs"
         )
     method = method or (
@@ -164,9 +167,9 @@ def transfer_predictors(
 def _cells(
     fig: go.Figure,
     cells: pd.DataFrame,
-    broken: "pd.Series[float]",
-    names: Sequence[str],
-    targets: Sequence[str],
+    shares: Mapping[tuple[str, str, str], float],
+    names: list[str],
+    targets: list[str],
     *,
     row: int,
     col: int,
@@ -177,21 +180,23 @@ def _cells(
         colorscale=[(0.0, "#FFFFFF"), (1.0, COLOURS["harmful"])], showscale=False, hoverongaps=False, row=row, col=col,
         hovertemplate="%{z:.2f}<extra></extra>",
     )  # fmt: skip
-    for cell in cells.itertuples():
-        x, y = targets.index(str(cell.target)), names.index(str(cell.row))
-        share = float(broken.get((cell.source, cell.target, cell.arm), 0.0))
+    for cell in cells.to_dict("records"):
+        x, y, mean = targets.index(cell["target"]), names.index(cell["row"]), float(cell["mean"])
+        share = float(shares.get((cell["source"], cell["target"], cell["arm"]), 0.0))
         box = dict(x0=x - 0.48, x1=x + 0.48, row=row, col=col)
         if share > MAX_BROKEN:
             fig.add_shape(
                 y0=y - 0.47, y1=y - 0.47 + 0.94 * share, fillcolor=tint(COLOURS["broken"], 0.75), line_width=0, **box
             )  # fmt: skip
         line = (
-            dict(color=COLOURS["steered"], width=2.5) if cell.arm == "native" else dict(color=GRID, width=1)
+            dict(color=COLOURS["steered"], width=2.5)
+            if cell["arm"] == "native"
+            else dict(color=GRID, width=1)
         )
         fig.add_shape(y0=y - 0.47, y1=y + 0.47, line=line, **box)
-        colour = "#FFFFFF" if max(float(cell.mean), share) > 0.6 else INK
+        colour = "#FFFFFF" if max(mean, share) > 0.6 else INK
         fig.add_annotation(
-            x=x, y=y, text=f"{cell.mean:.2f}".removeprefix("0") if cell.mean < 1 else "1", showarrow=False,
+            x=x, y=y, text=f"{mean:.2f}".removeprefix("0"), showarrow=False,
             font=dict(size=11, color=colour), row=row, col=col,
         )  # fmt: skip
     fig.update_yaxes(range=[len(names) - 0.5, -0.5], row=row, col=col)

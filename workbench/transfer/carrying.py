@@ -55,15 +55,14 @@ class Readings:
 
     def __init__(self, models: Mapping[str, Model], texts: PromptSet, batch_size: int, progress: bool):
         self.models, self.texts = MappingProxyType(dict(models)), texts
-        self.options = dict(batch_size=batch_size)
-        self.progress = progress
+        self.batch_size, self.progress = batch_size, progress
         self._read: dict[str, Activations] = {}
 
     def of(self, name: str) -> Activations:
         """The activations of the model of that name."""
         if name not in self._read:
             self._read[name] = last_token_activations(
-                self.models[name], self.texts, progress=self.progress, **self.options
+                self.models[name], self.texts, batch_size=self.batch_size, progress=self.progress
             )
         return self._read[name]
 

@@ -246,8 +246,11 @@ def _fit(
         note=f"{note}, {len(source)} texts",
         parents=(source.provenance, target.provenance),
     )
+    stacked = [torch.from_numpy(np.stack(each)).float() for each in (weights, source_means, target_means)]
     return ResidualMap(
-        *(torch.from_numpy(np.stack(each)).float() for each in (weights, source_means, target_means)),
+        weights=stacked[0],
+        source_means=stacked[1],
+        target_means=stacked[2],
         r2=torch.tensor(r2),
         source_layers=layers,
         method=method,

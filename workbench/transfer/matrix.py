@@ -76,7 +76,8 @@ def transfer_matrix(
     _require_told(sources, targets, per_target, bases, base_of)
     texts = as_prompt_set(texts, "texts")
     readings = Readings({**bases, **sources}, texts, batch_size, progress)
-    frames, maps = [], {}
+    frames: list[pd.DataFrame] = []
+    maps: dict[tuple[str, str], ResidualMap] = {}
     for name in tqdm(targets, desc="targets", unit="target", disable=not progress):
         part = per_target[name]
         native = next((source for source in sources if base_of[source] == base_of[name]), None)
@@ -154,7 +155,9 @@ def _choose(
     """Each arm's plans at its own best setting, after one sweep in which all arms try the same."""
     layers = select_layers(layer_profile(own, val), min_auroc=min_auroc)
     plan = SteeringPlan(own, gate=choose_gate(own, train, val), layers=layers, alpha=1.0, scale="gap")
-    vectors = {found.key: (matched(found.vectors, own),) for found in carried}
+    vectors: dict[str, tuple[SteeringVectors, ...]] = {
+        found.key: (matched(found.vectors, own),) for found in carried
+    }
     swept = run_sweep(
         target, at_most(pairs.val, n_search, seed), plan, alpha=alpha, layers=places(layers), positions=positions,
         placebo=placebo, controls={key: each[0] for key, each in vectors.items()}, judge=judge,
