@@ -8,6 +8,7 @@ The trap: few pairs. An interval from three of them says little, and the frame s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,8 @@ from workbench.transfer.carrying import CARRIED, CONTROLS, WITHOUT_SOURCE
 from workbench.transfer.maps import ResidualMap
 
 PREDICTORS = ("cosine_native", "beyond_own", "cosine_own", "r2")
-ARM = ["source", "target", "arm"]
+Marks: TypeAlias = "np.ndarray[tuple[int, int], np.dtype[np.float64]]"
+"""A row per vector: what predicts, and what it did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +72,16 @@ def rank_predictors(
     for among, arms in groups.items():
         for predictor in PREDICTORS:
             known = arms.dropna(subset=[predictor])
-            pairs = [group for _, group in known.groupby(["source", "target"], sort=False)]
-            low, high = _interval(pairs, predictor, n_boot, np.random.default_rng(seed))
+            pairs = [
+                group[[predictor, "mean"]].to_numpy(dtype=np.float64)
+                for _, group in known.groupby(["source", "target"], sort=False)
+            ]
+            low, high = _interval(pairs, n_boot, np.random.default_rng(seed))
             rows.append(
                 {
                     "among": among,
                     "predictor": predictor,
-                    "rho": _rho(known[predictor], known["mean"]),
+                    "rho": _rho(np.concatenate(pairs)) if pairs else float("nan"),
                     "low": low,
                     "high": high,
                     "n": len(known),
@@ -86,22 +91,19 @@ def rank_predictors(
     return pd.DataFrame(rows)
 
 
-def _rho(values: "pd.Series[float]", outcome: "pd.Series[float]") -> float:
-    if len(values) < 3 or values.nunique() < 2 or outcome.nunique() < 2:
+def _rho(marks: Marks) -> float:
+    from scipy.stats import rankdata  # here, because `import workbench` need not pay for it
+
+    if len(marks) < 3 or (np.ptp(marks, axis=0) == 0).any():
         return float("nan")
-    return float(values.rank().corr(outcome.rank()))
+    return float(np.corrcoef(rankdata(marks, axis=0), rowvar=False)[0, 1])
 
 
-def _interval(
-    pairs: list[pd.DataFrame], predictor: str, n_boot: int, rng: np.random.Generator
-) -> tuple[float, float]:
+def _interval(pairs: list[Marks], n_boot: int, rng: np.random.Generator) -> tuple[float, float]:
     if len(pairs) < 2:
         return float("nan"), float("nan")
-    drawn = []
-    for _ in range(n_boot):
-        sample = pd.concat([pairs[i] for i in rng.integers(len(pairs), size=len(pairs))])
-        drawn.append(_rho(sample[predictor], sample["mean"]))
-    found = [rho for rho in drawn if rho == rho]
+    drawn = (rng.integers(len(pairs), size=len(pairs)) for _ in range(n_boot))
+    found = [rho for one in drawn if (rho := _rho(np.concatenate([pairs[i] for i in one]))) == rho]
     if not found:
         return float("nan"), float("nan")
     low, high = np.quantile(found, [0.025, 0.975])
