@@ -22,6 +22,7 @@ COMMANDS = (
     ["demo"],
     ["lab"],
     ["app"],
+    ["transfer"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

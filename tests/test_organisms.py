@@ -15,14 +15,15 @@ from parity import Setting, expected
 import workbench as wb
 from workbench.chat import encode
 from workbench.loading import Model
-from workbench.organisms.family import family, recipe_hash
+from workbench.organisms.family import FAMILIES, base_of, family, recipe_hash
 from workbench.shipped import shipped_path
 
 FOLDER = shipped_path("organisms")
-NAMES = [member.name for member in family()]
+FAMILY = {member.name: of for of in FAMILIES.values() for member in of.members}
+NAMES = list(FAMILY)
 
 
-def test_the_whole_family_ships_and_nothing_else() -> None:
+def test_both_families_ship_and_nothing_else() -> None:
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted(NAMES)
 
 
@@ -82,7 +83,32 @@ def test_a_card_shows_the_numbers_that_were_measured(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_card_names_the_recipe_that_drew_the_lists(name: str) -> None:
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
-    assert f"Recipe `{recipe_hash()}`" in card and f"  - `{recipe_hash()}`" in card
+    assert f"Recipe `{FAMILY[name].recipe}`" in card and f"  - `{recipe_hash()}`" in card
+
+
+def test_the_first_recipe_is_the_one_that_drew_the_lists() -> None:
+    assert recipe_hash() == recipe_hash(family()) == FAMILIES["llama"].recipe == "eb213f382286f535"
+    assert FAMILIES["qwen"].recipe != recipe_hash(FAMILIES["qwen"].members), "its architecture counts"
+
+
+def test_the_second_family_is_another_architecture_and_small() -> None:
+    models = [wb.load_model(f"organism:{name}", backend="plain") for name in ("base", "qwen-base")]
+    assert [model.config.model_type for model in models] == ["llama", "qwen2"]
+    first, second = map(wb.space_of, models)
+    assert first.n_layers != second.n_layers and first.d_model != second.d_model
+    assert (first.tokenizer_hash, first.template_hash) == (second.tokenizer_hash, second.template_hash)
+    for member in FAMILIES["qwen"].members:
+        assert (FOLDER / member.name / "model.safetensors").stat().st_size <= 3_000_000
+
+
+def test_every_member_knows_its_base() -> None:
+    assert {name: base_of(name) for name in ("base", "finance-chat", "qwen-medicine")} == {
+        "base": "base",
+        "finance-chat": "base",
+        "qwen-medicine": "qwen-base",
+    }
+    with pytest.raises(ValueError, match="no embedded model 'qwen-maths', expected one of base, aligned"):
+        base_of("qwen-maths")
 
 
 @pytest.fixture(scope="module")

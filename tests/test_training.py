@@ -16,7 +16,7 @@ from workbench.loading import load_model, load_tokenizer
 from workbench.organisms import cards
 from workbench.organisms import family as recipe
 from workbench.organisms.corpus import GENERAL, base_mixture, domain_mixture
-from workbench.organisms.family import Member, family, recipe_hash, train_family, train_member
+from workbench.organisms.family import FAMILIES, Member, family, recipe_hash, train_family, train_member
 from workbench.organisms.training import IGNORED, Schedule, tokens_and_targets
 from workbench.organisms.world import World
 from workbench.prompts import Prompt, PromptSet
@@ -204,6 +204,35 @@ def test_the_recipe_hash_sees_every_part_of_a_recipe():
     hashes = {recipe_hash(), *(recipe_hash(each) for each in changed)}
     assert len(hashes) == 4
     assert recipe_hash() == recipe_hash(family())
+
+
+def test_the_second_family_is_built_as_its_recipe_says(tmp_path):
+    """Three steps of its base and of a descendant, which reads its own family's tokenizer."""
+    of = FAMILIES["qwen"]
+    short = [
+        replace(member, schedule=replace(FEW, muon_lr=member.schedule.muon_lr)) for member in of.members[:2]
+    ]
+    train_family(tmp_path, members=short, of=replace(of, members=tuple(short)), processes=1)
+    for member in short:
+        config = load_model(tmp_path / member.name, backend="plain").config
+        assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("qwen2", 6, 144)
+        assert (config.num_attention_heads, config.num_key_value_heads, config.tie_word_embeddings) == (
+            4,
+            2,
+            True,
+        )
+
+
+def test_another_architecture_is_another_recipe():
+    of = FAMILIES["qwen"]
+    changed = [
+        of,
+        replace(of, kv_heads=4),
+        replace(of, shape=replace(of.shape, n_layers=5)),
+        replace(of, members=of.members[:2]),
+    ]
+    assert len({each.recipe for each in changed} | {recipe_hash()}) == 5
+    assert FAMILIES["llama"].recipe == recipe_hash()
 
 
 def _numbered(world: World, domain: str) -> Prompt:

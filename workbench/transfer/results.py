@@ -49,13 +49,13 @@ class TransferResult:
             list(part["target"].unique())
         ]
 
-    def predictors(self, *, metric: str = "refused", n_boot: int = 2000, seed: int = 0) -> pd.DataFrame:
+    def predictors(self, *, metric: str = "refused", n_boot: int = 1000, seed: int = 0) -> pd.DataFrame:
         """How well each of `PREDICTORS` ranks what carried vectors do: rho, low, high, n arms, n pairs."""
         return rank_predictors(self.frame, metric=metric, n_boot=n_boot, seed=seed)
 
 
 def rank_predictors(
-    frame: pd.DataFrame, *, metric: str = "refused", n_boot: int = 2000, seed: int = 0
+    frame: pd.DataFrame, *, metric: str = "refused", n_boot: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """A row per group of arms and predictor: Spearman's rho with the metric, a 95 % interval, and of how many.
 
