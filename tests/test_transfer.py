@@ -269,6 +269,16 @@ def test_predictors_are_ranked_and_say_of_how_many() -> None:
     assert math.isnan(alone["low"]) and alone["pairs"] == 1, "one pair has no interval"
 
 
+def test_the_rank_correlation_is_spearmans() -> None:
+    """With ties on both sides, as shares have."""
+    from scipy.stats import spearmanr
+
+    values = outcome(0.4)
+    values = values.assign(mean=values["mean"].round(1), beyond_own=values["beyond_own"].round(1))
+    found = rank_predictors(values, n_boot=2).set_index(["among", "predictor"]).loc[("maps", "beyond_own")]
+    assert found["rho"] == pytest.approx(spearmanr(values["beyond_own"], values["mean"]).statistic)
+
+
 def test_samples_and_places() -> None:
     assert places([2, 3, 4, 5, 6]) == [(2, 3, 4, 5, 6), (2, 3, 4), (4, 5, 6)]
     assert places([4]) == [(4,)]

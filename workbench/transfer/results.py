@@ -8,7 +8,7 @@ The trap: few pairs. An interval from three of them says little, and the frame s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -92,11 +92,15 @@ def rank_predictors(
 
 
 def _rho(marks: Marks) -> float:
-    from scipy.stats import rankdata  # here, because `import workbench` need not pay for it
-
     if len(marks) < 3 or (np.ptp(marks, axis=0) == 0).any():
         return float("nan")
-    return float(np.corrcoef(rankdata(marks, axis=0), rowvar=False)[0, 1])
+    return float(np.corrcoef(_ranks(marks[:, 0]), _ranks(marks[:, 1]))[0, 1])
+
+
+def _ranks(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """From the smallest to the largest; equals share the mean of their places."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def _interval(pairs: list[Marks], n_boot: int, rng: np.random.Generator) -> tuple[float, float]:
