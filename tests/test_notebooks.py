@@ -182,6 +182,15 @@ VALUES = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) + 1
 HARMFUL = torch.arange(40) % 2 == 0
 S = unit(gap(VALUES, HARMFUL))
 
+
+def solved(theirs: Tensor, ours: Tensor, price: float) -> Tensor:
+    return torch.linalg.solve(theirs.T @ theirs + price * torch.eye(theirs.shape[1]), theirs.T @ ours).T
+
+
+def rest(one: Tensor, other: Tensor) -> Tensor:
+    return one - (one @ other) * other
+
+
 MISTAKES: dict[str, list[tuple[Any, str]]] = {
     "vector": [
         (lambda v, h: unit(gap(v, h)), "Right"),
@@ -302,6 +311,33 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda a, b: torch.linalg.lstsq(a - a.mean(0), b - b.mean(0)).solution, "stretches"),
         (lambda a, b: torch.linalg.pinv(a - a.mean(0)) @ (b - b.mean(0)), "stretches"),
         (procrustes, "both means subtracted"),
+    ],
+    "paired": [
+        (lambda theirs, ours: [max(0, int((i + 1) / ours * theirs + 0.5) - 1) for i in range(ours)], "Right"),
+        (lambda theirs, ours: [int(i / ours * theirs + 0.5) for i in range(ours)], "wrong end of a block"),
+        (lambda theirs, ours: [max(0, int((i + 1) / ours * theirs) - 1) for i in range(ours)], "cut off"),
+        (lambda theirs, ours: [int((i + 1) / ours * theirs + 0.5) for i in range(ours)], "counts of blocks"),
+        (lambda theirs, ours: list(range(ours)), "paired by number"),
+        (lambda theirs, ours: [int((i + 1) / ours * theirs + 0.5) - 1 for i in range(ours)], "falls below 0"),
+        (lambda theirs, ours: [0] * ours, "expected \\[0"),
+        (lambda theirs, ours: [0] * theirs, "The shape is"),
+    ],
+    "ridge": [
+        (lambda a, b, price: solved(a - a.mean(0), b - b.mean(0), price), "Right"),
+        (lambda a, b, price: solved(a, b, price), "not centred"),
+        (lambda a, b, price: solved(a, b - b.mean(0), price), "Only one side"),
+        (lambda a, b, price: solved(a - a.mean(0), b - b.mean(0), 0.0), "price is missing"),
+        (lambda a, b, price: solved(a - a.mean(0), b - b.mean(0), len(a) * price), "per text"),
+        (lambda a, b, price: solved(a - a.mean(0), b - b.mean(0), price**2), "squared"),
+        (lambda a, b, price: solved(a - a.mean(0), b - b.mean(0), price).T, "stands before the residual"),
+    ],
+    "beyond": [
+        (lambda c, n, o: c @ rest(n, o) / rest(n, o).norm(), "Right"),
+        (lambda c, n, o: c @ rest(n, o), "divide by its length"),
+        (lambda c, n, o: c @ n, "its projection on `own`"),
+        (lambda c, n, o: rest(c, o) @ n / rest(c, o).norm(), "not out of `carried`"),
+        (lambda c, n, o: c @ (n - o) / (n - o).norm(), "the whole of `own`"),
+        (lambda c, n, o: c @ rest(o, n) / rest(o, n).norm(), "the two are swapped"),
     ],
     "lens": [
         (lambda d, w, u, top: ((d * w) @ u).topk(top).indices, "Right"),

@@ -8,10 +8,12 @@ from checks.models import leak, own_judge, shared, turned_back
 from checks.reading import auroc, intent_alone
 from checks.steering import cases, diagnosis, placebo, verdict
 from checks.sweeping import flattery, front, rows_to_compute
+from checks.transfer import beyond, paired, ridge
 
 __all__ = [
     "Feedback",
     "auroc",
+    "beyond",
     "bias",
     "both_models",
     "careful_layers",
@@ -24,8 +26,10 @@ __all__ = [
     "leak",
     "lens",
     "own_judge",
+    "paired",
     "placebo",
     "rows_to_compute",
+    "ridge",
     "shared",
     "shift",
     "strict_bias",

@@ -178,9 +178,12 @@ def _table(frame: pd.DataFrame, target: str) -> Table:
         f"[bold]{escape(target)}[/bold]", "vectors of", *shown.values(), "cosine\nnative", "beyond\nown", "map\nR²",
         box=None, pad_edge=False,
     )  # fmt: skip
-    arms = part.drop_duplicates(["source", "arm"])
-    for row in sorted(arms.to_dict("records"), key=lambda row: (order.index(row["arm"]), row["source"])):
-        of = part[(part["source"] == row["source"]) & (part["arm"] == row["arm"])].set_index("metric")
+    arms = part.drop_duplicates(["source", "arm", "draw"])
+    for row in sorted(
+        arms.to_dict("records"), key=lambda row: (order.index(row["arm"]), row["source"], row["draw"])
+    ):
+        same = (part["source"] == row["source"]) & (part["arm"] == row["arm"]) & (part["draw"] == row["draw"])
+        of = part[same].set_index("metric")
         cells = [_percent(of.loc[name]) if name in of.index else "" for name in shown]
         told = [_number(row.get(name)) for name in ("cosine_native", "beyond_own", "r2")]
         table.add_row(row["arm"], escape(row["source"]), *cells, *told)

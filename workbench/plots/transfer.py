@@ -58,20 +58,19 @@ def transfer_matrix(
 ) -> go.Figure:
     """A heat map per way of carrying: rows are aligned models, columns targets, a number in every cell.
 
-    `frame` is that of `TransferResult`. Native cells are framed. What broke was not refused either: its share fills a
-    cell from below.
+    `frame` is that of `TransferResult`; draws of one arm are averaged. Native cells are framed. What broke was not
+    refused either: its share fills a cell from below.
     """
     require_columns(frame, "transfer matrix", "source", "target", "arm", "metric", "mean")
     frame = frame.assign(source=frame["source"].fillna(""))  # as a csv gives it back
-    part = frame[frame["metric"] == metric]
+    keys = ["source", "target", "arm"]
+    part = frame[frame["metric"] == metric].groupby(keys, sort=False)["mean"].mean().reset_index()
     if part.empty:
         raise ValueError(
             f"transfer matrix: the frame has no metric {metric!r}, it has {', '.join(frame['metric'].unique())}"
         )
-    broken = {
-        (row["source"], row["target"], row["arm"]): float(row["mean"])
-        for row in frame[frame["metric"] == "broken"].to_dict("records")
-    }
+    broke = frame[frame["metric"] == "broken"].groupby(keys)["mean"].mean().reset_index()
+    broken = {tuple(row[key] for key in keys): float(row["mean"]) for row in broke.to_dict("records")}
     shown = {title: arms for title, arms in PANELS.items() if part["arm"].isin(arms).any()}
     targets, sources = list(part["target"].unique()), [s for s in part["source"].unique() if s]
     cols = min(4, len(shown))
@@ -167,7 +166,7 @@ def transfer_predictors(
 def _cells(
     fig: go.Figure,
     cells: pd.DataFrame,
-    shares: Mapping[tuple[str, str, str], float],
+    shares: Mapping[tuple[str, ...], float],
     names: list[str],
     targets: list[str],
     *,

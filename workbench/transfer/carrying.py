@@ -5,8 +5,8 @@
     ridge, procrustes    through a map between the two *bases*, fitted on texts that both have read
     calm texts           ridge on those of the texts that ask for no harm
     from aligned         ridge between the aligned model and the target's base, instead of between the bases
-    shuffled texts       ridge on texts in the wrong order
-    mapped random        random directions of the source, through the ridge map
+    shuffled texts       ridge on texts in the wrong order, several such orders
+    mapped random        random directions of the source, through the ridge map, several of them
 
 The trap: a map that is fitted on the aligned model itself takes what *it* does with harmful texts to what the target
 does with them. Its safety vector then becomes the target's own intent vector, at a cosine of almost 1, and steers as
@@ -37,17 +37,21 @@ WITHOUT_SOURCE = ("own vector", "random", "unsteered")
 
 @dataclass(frozen=True, eq=False)
 class Carried:
-    """One arm of a target: the vectors of a source in the target's space, and the map they came through, if any."""
+    """One arm of a target: the vectors of a source in the target's space, and the map they came through, if any.
+
+    `draw` counts those of an arm that is drawn at random more than once.
+    """
 
     source: str
     arm: str
     vectors: SteeringVectors
     map: ResidualMap | None = None
+    draw: int = 0
 
     @property
     def key(self) -> str:
         """The arm's name in a sweep."""
-        return f"{self.arm} · {self.source}"
+        return f"{self.arm} · {self.source} · {self.draw}"
 
 
 class Readings:
@@ -76,6 +80,7 @@ def carry(
     source_base: str,
     target_base: str,
     native: bool,
+    draws: int = 4,
     seed: int = 0,
 ) -> Iterator[Carried]:
     """Every arm of one source in one target, with the lengths of `like`, the target's own vectors."""
@@ -92,13 +97,16 @@ def carry(
         "ridge": ridge,
         "procrustes": fit_map(theirs, ours, method="procrustes", seed=seed),
         "from aligned": fit_map(readings.of(source), ours, seed=seed),
-        "shuffled texts": fit_shuffled_map(theirs, ours, seed=seed),
     }
     if calm.any() and not calm.all():
         maps["calm texts"] = fit_map(theirs.where(calm), ours.where(calm), seed=seed)
     for arm, through in maps.items():
         yield Carried(source, arm, map_vectors(through, ssv, like), through)
-    yield Carried(source, "mapped random", map_vectors(ridge, random_directions(ssv, seed=seed), like), ridge)
+    for draw in range(draws):
+        shuffled = fit_shuffled_map(theirs, ours, seed=seed + draw)
+        yield Carried(source, "shuffled texts", map_vectors(shuffled, ssv, like), shuffled, draw)
+        random = random_directions(ssv, seed=seed + draw)
+        yield Carried(source, "mapped random", map_vectors(ridge, random, like), ridge, draw)
 
 
 def beyond_own(

@@ -53,6 +53,7 @@ def transfer_matrix(
     n_search: int | None = None,
     n_test: int | None = None,
     placebo: int = 10,
+    draws: int = 4,
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
     batch_size: int = 128,
@@ -70,10 +71,11 @@ def transfer_matrix(
 
     Settings are tried on at most `n_search` prompts of each label of `pairs.val`, and measured on at most `n_test` of
     `pairs.test`; all where None. Layers are those at which the target tells harm at `min_auroc`: all of them, their
-    lower and their upper half. A random sample is drawn by `seed`.
+    lower and their upper half. `draws` is how many shuffled orders and mapped random vectors there are, each with
+    its own search; `placebo` how many random directions are dealt to the prompts. What is random is drawn by `seed`.
     """
     per_target = dict.fromkeys(targets, pairs) if isinstance(pairs, ContrastSet) else dict(pairs)
-    _require_told(sources, targets, per_target, bases, base_of)
+    _require_told(sources, targets, per_target, bases, base_of, draws)
     texts = as_prompt_set(texts, "texts")
     readings = Readings({**bases, **sources}, texts, batch_size, progress)
     frames: list[pd.DataFrame] = []
@@ -97,6 +99,7 @@ def transfer_matrix(
                 source_base=base_of[source],
                 target_base=base_of[name],
                 native=source == native,
+                draws=draws,
                 seed=seed,
             )
         ]
@@ -186,6 +189,7 @@ def _rows(
         about: dict[str, object] = {
             "source": found.source if found else "",
             "arm": found.arm if found else str(key),
+            "draw": found.draw if found else 0,
         }
         if several:
             steered = list(several[0].layers)
@@ -210,7 +214,7 @@ def _rows(
 
 
 def _columns(frame: pd.DataFrame) -> list[str]:
-    first = ["source", "target", "arm", "metric", "mean", "low", "high", "n", "clusters", "method"]
+    first = ["source", "target", "arm", "draw", "metric", "mean", "low", "high", "n", "clusters", "method"]
     then = ["layers", "positions", "alpha", "cosine_native", "beyond_own", "cosine_own", "r2"]
     return [*first, *(column for column in then if column in frame)]
 
@@ -221,8 +225,11 @@ def _require_told(
     pairs: Mapping[str, ContrastSet],
     bases: Mapping[str, Model],
     base_of: Mapping[str, str],
+    draws: int,
 ) -> None:
     """Refuse models without a base, targets without prompts, and nothing at all."""
+    if draws < 1:
+        raise ValueError(f"got draws={draws}, expected 1 or more: a map without its control shows nothing")
     if not sources or not targets:
         raise ValueError(
             f"got {len(sources)} sources and {len(targets)} targets, expected at least one of each"

@@ -1,6 +1,6 @@
 """What a transfer matrix found, and what predicted it.
 
-    ρ        Spearman's rank correlation over carried vectors, one per (source, target, arm)
+    ρ        Spearman's rank correlation over carried vectors, one per (source, target, arm, draw)
     interval bootstrap over (source, target) pairs: the arms of one pair are no independent observations
 
 The trap: few pairs. An interval from three of them says little, and the frame says of how many each is.
@@ -26,8 +26,8 @@ Marks: TypeAlias = "np.ndarray[tuple[int, int], np.dtype[np.float64]]"
 class TransferResult:
     """A tidy row per target, source, arm and metric in `frame`, and the ridge maps between bases it rests on.
 
-    Columns: source (empty for arms that have none), target, arm (as `carrying` names them), metric, mean, low, high, n,
-    clusters, method; layers, positions and alpha as chosen on validation; over these layers, the mean of
+    Columns: source (empty for arms that have none), target, arm (as `carrying` names them), draw, metric, mean, low,
+    high, n, clusters, method; layers, positions and alpha as chosen on validation; over these layers, the mean of
     `cosine_native` (to the vector of the target's own base's aligned model), `cosine_own` (to the target's own vector),
     `beyond_own` (how much lies along what the native one adds to the own one) and `r2` (the map's, on held-out texts).
     """
@@ -37,13 +37,13 @@ class TransferResult:
     provenance: Provenance
 
     def table(self, metric: str = "refused") -> pd.DataFrame:
-        """One metric's means: a row per source and arm, a column per target."""
+        """One metric's means: a row per source and arm, a column per target; draws are averaged."""
         part = self.frame[self.frame["metric"] == metric]
         if part.empty:
             raise ValueError(
                 f"got metric {metric!r}, expected one of {', '.join(self.frame['metric'].unique())}"
             )
-        wide = part.pivot(index=["source", "arm"], columns="target", values="mean")
+        wide = part.pivot_table(index=["source", "arm"], columns="target", values="mean")
         order = [*CARRIED, *CONTROLS, *WITHOUT_SOURCE]
         return wide.sort_index(key=lambda level: level.map(order.index) if level.name == "arm" else level)[
             list(part["target"].unique())
