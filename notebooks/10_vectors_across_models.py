@@ -48,6 +48,8 @@ models = {name: wb.load_model(name, backend="plain") for name in names}
 pairs = wb.load_contrast("small-world", domain="medicine")
 train = {name: wb.last_token_activations(model, pairs.train) for name, model in models.items()}
 vectors = {name: wb.mean_difference(read) for name, read in train.items()}
+
+# %%
 try:
     vectors[TARGET].cosine(vectors[ALIGNED])
 except wb.SpaceMismatch as error:
@@ -79,6 +81,7 @@ plan = wb.SteeringPlan(own, gate=gate, layers=LAYERS, alpha=ALPHA, scale="gap", 
 attacks = pairs.val.labelled("harmful").sample(N, seed=0)
 
 
+# %%
 def refused(direction):
     steered = direction and replace(plan, vectors=replace(direction, norms=own.norms))
     replies = wb.generate(models[TARGET], attacks, steered, max_new_tokens=64)
@@ -108,8 +111,7 @@ from_aligned = wb.fit_map(read[ALIGNED], read[OURS_BASE])
 carried["from aligned"] = wb.map_vectors(from_aligned, vectors[ALIGNED], own)
 found["from aligned"] = refused(carried["from aligned"])
 steered_layers = list(LAYERS)
-r2 = {name: float(each.r2[steered_layers].mean()) for name, each in
-      (("between bases", between_bases), ("from aligned", from_aligned))}  # fmt: skip
+r2 = [float(each.r2[steered_layers].mean()) for each in (between_bases, from_aligned)]
 r2, found["from aligned"]
 
 # %% [markdown]
@@ -117,18 +119,18 @@ r2, found["from aligned"]
 # The native vector is mostly the target's own vector, which reads harm, and a remainder, which alignment has added. A
 # carried vector may be near the native one by the first part alone. `beyond_own` is its cosine with the remainder.
 
+
 # %%
-told = pd.DataFrame(
-    {
-        name: {
-            "refused": found[name],
-            "cosine to native": float(each.cosine(vectors[NATIVE])[steered_layers].mean()),
-            "cosine to own": float(each.cosine(own)[steered_layers].mean()),
-            "beyond own": float(beyond_own(each, vectors[NATIVE], own)[steered_layers].mean()),
-        }
-        for name, each in carried.items()
-    }
-).T
+def over_layers(cosines):
+    return float(cosines[steered_layers].mean())
+
+
+# %%
+native = vectors[NATIVE]
+told = pd.DataFrame({"refused": {name: found[name] for name in carried}})
+told["cosine to native"] = {name: over_layers(each.cosine(native)) for name, each in carried.items()}
+told["cosine to own"] = {name: over_layers(each.cosine(own)) for name, each in carried.items()}
+told["beyond own"] = {name: over_layers(beyond_own(each, native, own)) for name, each in carried.items()}
 told.round(2)
 
 # %% [markdown]
@@ -140,18 +142,19 @@ told.round(2)
 # %%
 calm = ~read[OURS_BASE].harmful
 without_harm = wb.fit_map(read[THEIR_BASE].where(calm), read[OURS_BASE].where(calm))
-shuffled = [wb.fit_shuffled_map(read[THEIR_BASE], read[OURS_BASE], seed=seed) for seed in range(6)]
 through = wb.random_directions(vectors[ALIGNED], seed=0)
 found["calm texts"] = refused(wb.map_vectors(without_harm, vectors[ALIGNED], own))
 found["random"] = refused(wb.random_directions(own, seed=0))
 found["mapped random"] = refused(wb.map_vectors(between_bases, through, own))
-wrong_orders = [wb.map_vectors(each, vectors[ALIGNED], own) for each in shuffled]
-orders = pd.DataFrame({"refused": [refused(each) for each in wrong_orders]})
-orders["R²"] = [float(each.r2[steered_layers].mean()) for each in shuffled]
-orders["beyond own"] = [
-    float(beyond_own(each, vectors[NATIVE], own)[steered_layers].mean()) for each in wrong_orders
-]
-pd.Series(found, name="refused").round(2), orders.round(2)
+pd.Series(found, name="refused").round(2)
+
+# %%
+shuffled = [wb.fit_shuffled_map(read[THEIR_BASE], read[OURS_BASE], seed=seed) for seed in range(6)]
+wrong = [wb.map_vectors(each, vectors[ALIGNED], own) for each in shuffled]
+orders = pd.DataFrame({"refused": [refused(each) for each in wrong]})
+orders["R²"] = [over_layers(each.r2) for each in shuffled]
+orders["beyond own"] = [over_layers(beyond_own(each, native, own)) for each in wrong]
+orders.round(2)
 
 # %% [markdown]
 # Maps that predict nothing (R² of 0) can steer. A map sends whatever it is given to where the target's residuals vary

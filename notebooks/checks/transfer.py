@@ -7,7 +7,7 @@ from checks.feedback import Answer, Feedback, ask, compare, correct, mistaken, t
 
 def paired(answer: Answer) -> Feedback:
     """10: the source's layer at the same relative depth, for every layer of the target."""
-    for theirs, ours in ((8, 6), (6, 8), (12, 12), (1, 4)):
+    for theirs, ours in ((6, 8), (8, 6), (12, 12), (1, 4)):
         mine = ask(answer, theirs, ours)
         if isinstance(mine, Feedback):
             return mine
@@ -73,6 +73,7 @@ def beyond(answer: Answer) -> Feedback:
     draw = torch.Generator().manual_seed(0)
     carried, other, own = torch.nn.functional.normalize(torch.randn(3, 16, generator=draw), dim=-1)
     native = torch.nn.functional.normalize(other + own, dim=-1)
+    carried = torch.nn.functional.normalize(carried + own, dim=-1)
     rest = native - (native @ own) * own
     mistakes = {
         "What is left of `native` is shorter than 1: divide by its length.": carried @ rest,
