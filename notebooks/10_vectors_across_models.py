@@ -259,6 +259,8 @@ assert "n_layers=8" in refusal and "fit_map" in refusal, "another depth is refus
 assert found["unsteered"] == found["own"] == 0 and found["native"] > 0.8, "the native vector makes it refuse"
 assert found["between bases"] > 0.8, "so does one carried between the bases"
 assert found["calm texts"] > 0.8, "and no text that asks for harm is needed for that"
+
+# %%
 assert found["from aligned"] < 0.2 and told.loc["from aligned", "cosine to native"] > 0.7, (
     "a map from the aligned model does not, however near the native vector it comes"
 )
