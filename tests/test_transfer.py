@@ -287,7 +287,9 @@ def test_samples_and_places() -> None:
     assert at_most(few, None, 0) is few
 
 
-ASKED = dict(judge=by_length, max_new_tokens=3, alpha=(0.1,), min_auroc=0.0, placebo=2, n_test=2, n_search=2)
+ASKED = dict(
+    judge=by_length, max_new_tokens=3, alpha=(0.1,), min_auroc=0.0, placebo=2, draws=2, n_test=2, n_search=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +317,9 @@ def test_what_could_have_told_stands_beside_every_arm(small: wb.TransferResult) 
     refused = small.frame[small.frame["metric"] == "refused"].set_index(["source", "arm"])
     assert refused.loc[("aligned", "native"), "cosine_native"] == pytest.approx(1.0)
     assert refused.loc[("", "own vector"), "cosine_own"] == pytest.approx(1.0)
-    assert refused["r2"].notna().sum() == 6, "arms that went through a map"
+    assert refused["r2"].notna().sum() == 8, "arms that went through a map, two of them drawn twice"
+    drawn = refused.groupby("arm")["draw"].max()
+    assert set(drawn[drawn > 0].index) == {"shuffled texts", "mapped random"}
     assert set(refused["layers"].dropna()) <= {"0 1 2 3 4 5", "0 1 2", "3 4 5"}
     assert refused["n"].unique().tolist() == [4], "two harmful and two jailbroken"
 
@@ -325,13 +329,14 @@ def test_the_table_has_a_column_per_target(small: wb.TransferResult) -> None:
     assert list(table.columns) == ["target"] and len(table) == 12
     with pytest.raises(ValueError, match="got metric 'safety', expected one of refused, asr_not_refused"):
         small.table("safety")
-    assert set(small.predictors(n_boot=5)["n"]) == {6, 3}
+    assert set(small.predictors(n_boot=5)["n"]) == {8, 3}
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"sources": {}}, "got 0 sources and 1 targets, expected at least one of each"),
+        ({"draws": 0}, "got draws=0, expected 1 or more: a map without its control shows nothing"),
         ({"pairs": {}}, "got no contrast set for target: pass one for all, or one per target"),
         (
             {"base_of": {"target": "base"}},
@@ -367,7 +372,7 @@ def test_the_vectors_of_one_family_refuse_in_the_other() -> None:
     found = wb.transfer_matrix(
         {"aligned": load["aligned"]}, {"qwen-medicine": load["qwen-medicine"]}, pairs, map_texts(300, [pairs]),
         bases={name: load[name] for name in ("base", "qwen-base")},
-        base_of={"aligned": "base", "qwen-medicine": "qwen-base"}, alpha=(0.75,), n_search=4, n_test=6,
+        base_of={"aligned": "base", "qwen-medicine": "qwen-base"}, alpha=(0.75,), draws=1, n_search=4, n_test=6,
     )  # fmt: skip
     refused = found.table()["qwen-medicine"].droplevel("source")
     assert refused["ridge"] > 0.5 > refused["from aligned"] + 0.3

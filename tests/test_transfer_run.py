@@ -41,7 +41,7 @@ def frame(*, broken: float = 0.0) -> pd.DataFrame:
             for metric, mean in values.items():
                 rows.append(
                     {"source": source, "target": target, "arm": arm, "metric": metric, "mean": mean, "low": mean}
-                    | {"high": mean, "n": 10, "clusters": 5, "method": "made up", **told}
+                    | {"draw": 0, "high": mean, "n": 10, "clusters": 5, "method": "made up", **told}
                 )  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -69,6 +69,14 @@ def test_what_broke_is_filled_from_below() -> None:
 
     assert bars(0.0) == []
     assert bars(0.5) and all(height == pytest.approx(0.47) for height in bars(0.5))
+
+
+def test_draws_of_one_arm_are_averaged() -> None:
+    made = frame()
+    again = made[made["arm"] == "shuffled texts"].assign(draw=1, mean=0.0)
+    both = pd.concat([made, again], ignore_index=True)
+    drawn = {note.text for note in plots.transfer_matrix(both).layout.annotations}
+    assert ".50" in drawn and ".50" not in {n.text for n in plots.transfer_matrix(made).layout.annotations}
 
 
 def test_a_csv_draws_the_same_matrix(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from workbench.cli.sweep import sweep
 from workbench.cli.tune import tune
 from workbench.commands.transfer import transfer
+from workbench.cli.transfer import transfer
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:

@@ -1,1 +1,0 @@
-"""Verbs of the shell that have files of their own; `cli` registers them."""
