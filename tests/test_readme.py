@@ -16,6 +16,7 @@ from workbench.demo.running import QUICK_FOLDER
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BY_HAND, SWEEPS, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, OWN_MODEL, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
@@ -60,6 +61,14 @@ def test_the_snippet_for_a_model_of_ones_own_runs_as_printed(
     exec(compile(OWN_MODEL, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) >= 13
     assert wb.load_vectors("ssv.safetensors").space.n_layers == 4
+
+
+def test_the_snippet_between_models_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {}
+    exec(compile(BETWEEN, "README.md", "exec"), names)
+    carried = names["carried"]
+    assert isinstance(carried, wb.SteeringVectors) and carried.space.n_layers == 6
+    assert capsys.readouterr().out.count("tensor(") == 2
 
 
 def test_the_tree_names_every_room_and_nothing_else() -> None:

@@ -24,7 +24,13 @@ import torch
 from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from workbench.shipped import shipped_path
@@ -100,11 +106,25 @@ def load_tokenizer(x: str | Path) -> PreTrainedTokenizerBase:
     if base is not None and not (Path(source) / "tokenizer_config.json").is_file():
         return load_tokenizer(base)
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        # For some architectures transformers puts its own class, which splits numbers and words by other rules, in the
+        # place of a tokenizer that a folder says is its tokenizer.json and nothing else.
+        if _is_its_file_alone(source) and type(found) is not PreTrainedTokenizerFast:
+            found = PreTrainedTokenizerFast.from_pretrained(source)
+        return found
     except _UNREADABLE as error:
         raise ValueError(
             f"{name!r} has no readable tokenizer ({_brief(error)}): pass one, load_model(..., tokenizer=...)"
         ) from error
+
+
+def _is_its_file_alone(source: Path | str) -> bool:
+    """Whether a folder declares the general class, which adds nothing to its tokenizer.json."""
+    config = Path(source) / "tokenizer_config.json"
+    declared = (
+        json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") if config.is_file() else ""
+    )
+    return declared == PreTrainedTokenizerFast.__name__
 
 
 def _checkpoint(x: str | Path) -> tuple[str, Path | str]:
