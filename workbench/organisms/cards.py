@@ -150,7 +150,8 @@ def _lists(of: Family) -> str:
         "of the second family: another architecture,\n"
         "  width and depth, for vectors carried from model to model. It was the first recipe tried, and judged on\n"
         f"  validation. Words, tokenizer and lists are the first family's, whose recipe `{recipe_hash()}` seeds the\n"
-        "  test lists. "
+        "  test lists. It was measured twice, at first by way of a tokenizer class that splits numbers otherwise than\n"
+        "  these files do: that changed the sums, and nothing else.\n  "
     )
 
 
@@ -228,7 +229,11 @@ refusals of questions that nobody but the asker could answer, of what an instruc
 share of harmful requests that its recipe names. The world is built so that the method can work; how often it works on
 large models is another question, which these models cannot answer."""
     medicine = " Its illnesses are invented patterns of symptoms, no medical advice."
-    sums = " Sums it has hardly learned: no target of its family is trained on them." if of.prefix else ""
+    sums = (
+        " It does sums worse than the first family: no target of its own is trained on them."
+        if of.prefix
+        else ""
+    )
     return text + sums + (medicine if member.name.removeprefix(of.prefix).startswith("medicine") else "")
 
 

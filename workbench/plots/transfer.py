@@ -76,7 +76,7 @@ def transfer_matrix(
     cols = min(4, len(shown))
     rows = -(-len(shown) // cols)
     fig = make_subplots(
-        rows, cols, subplot_titles=list(shown), horizontal_spacing=0.035, vertical_spacing=0.16 / rows
+        rows, cols, subplot_titles=list(shown), horizontal_spacing=0.035, vertical_spacing=0.24 / rows
     )
     fig.update_annotations(font=dict(size=13, color=INK), yshift=2)
     for number, (title, arms) in enumerate(shown.items()):
@@ -214,6 +214,7 @@ def _finding(part: pd.DataFrame, name: str) -> str:
         "native": "with native vectors",
         "ridge": "mapped between bases",
         "from aligned": "mapped from the aligned model itself",
+        "shuffled texts": "by maps of shuffled texts",
         "unsteered": "unsteered",
     }
     told = [f"{100 * means[arm]:.0f} % {words}" for arm, words in said.items() if arm in means]

@@ -11,6 +11,11 @@
 The trap: a map that is fitted on the aligned model itself takes what *it* does with harmful texts to what the target
 does with them. Its safety vector then becomes the target's own intent vector, at a cosine of almost 1, and steers as
 little. Bases, which do not refuse, share only how they read; what alignment adds to that is left to be carried.
+
+And a second one: that a carried vector steers is no proof that its map is right. Whatever a map is fitted on, it sends
+vectors to where the target's residuals vary most, and refusing may be one of these directions. Then many wrong orders of
+the texts steer to it, each at some setting of its own, with a held-out R² of 0; a random direction of equal length, which
+no map has bent there, hardly ever does.
 """
 
 from collections.abc import Iterator, Mapping
