@@ -53,9 +53,7 @@ def notebook(request: pytest.FixtureRequest) -> NotebookNode:
 
 
 def test_the_course_is_whole() -> None:
-    assert [path.name[:2] for path in SOURCES] == ["00", "01", "02", "03", "04", "05", "06", "07", "08", "09"]
-    numbers = ["00", "01", "02", "03", "04", "05", "06", "07", "08", "10"]
-    assert [path.name[:2] for path in SOURCES] == numbers
+    assert [path.name[:2] for path in SOURCES] == [f"{number:02}" for number in range(11)]
     index = (COURSE / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in SOURCES if path.name not in index] == []
 

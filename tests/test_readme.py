@@ -15,8 +15,7 @@ from workbench.demo.running import QUICK_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL = re.findall(r"```python\n(.*?)```", README, re.S)
-BY_HAND, OWN_MODEL, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow

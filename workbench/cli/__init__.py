@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `tune`, `organisms`.
+"""The library's verbs for the shell: `demo`, `ask`, `layers`, `sweep`, `tune`, `transfer`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -19,9 +19,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.sweep import sweep
-from workbench.cli.tune import tune
-from workbench.commands.transfer import transfer
 from workbench.cli.transfer import transfer
+from workbench.cli.tune import tune
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ does with them. Its safety vector then becomes the target's own intent vector, a
 little. Bases, which do not refuse, share only how they read; what alignment adds to that is left to be carried.
 
 And a second one: that a carried vector steers is no proof that its map is right. Whatever a map is fitted on, it sends
-vectors to where the target's residuals vary most, and refusing may be one of these directions. Then many wrong orders of
-the texts steer to it, each at some setting of its own, with a held-out R² of 0; a random direction of equal length, which
-no map has bent there, hardly ever does.
+vectors to where the target's residuals vary most, and refusing may be one of these directions. Then many wrong orders
+of the texts steer to it, each at some setting of its own, with a held-out R² of 0; a random direction of equal length,
+which no map has bent there, hardly ever does.
 """
 
 from collections.abc import Iterator, Mapping
