@@ -267,6 +267,8 @@ assert found["from aligned"] < 0.2 and told.loc["from aligned", "cosine to nativ
 assert told.loc["from aligned", "beyond own"] < 0.2 < told.loc["between bases", "beyond own"], (
     "what tells them apart"
 )
+
+# %%
 assert found["random"] < 0.2, "a random direction of equal length does nothing"
 assert orders["R²"].max() < 0.1 and orders["refused"].max() > 0.5, (
     "maps that predict nothing can steer all the same"

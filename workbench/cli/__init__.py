@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `workbench demo`, `ask`, `layers`, `sweep`, `tune`, `transfer`, `organisms`.
+"""The library's verbs for the shell: `demo`, `ask`, `layers`, `sweep`, `tune`, `transfer`, `organisms`.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
