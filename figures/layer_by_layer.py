@@ -4,7 +4,8 @@
 
 Numbered as in the course's order of questions: how strong a vector is (01), how prompts fall along it (02), how well it
 tells intent (03), how it lies (04), what it says (05), where along a text it is present (06), what a gate makes of it
-(07), what a shift does inside (08), who writes it (09), and what strength buys and costs (10).
+(07), what a shift does inside (08), who writes it (09), what strength buys and costs (10), where and how strongly to
+steer, by a sweep and by a search (11).
 
 The trap: choices were made on the very prompts of validation that are drawn here. Claims are those of `make demo`, on
 test prompts; these pictures are for looking.
@@ -25,11 +26,14 @@ import workbench as wb
 from workbench.demo.target import stratified
 from workbench.export import save_figure, save_frame
 from workbench.insight.tokens import jailbreak_twins
+from workbench.sweep.objectives import score_settings
 
 FOLDER = Path(__file__).parent
 TARGET, ALIGNED, DOMAIN, OTHER = "organism:finance", "organism:aligned", "finance", "organism:medicine"
 LAYERS, ALPHA, SEED = (3, 4, 5), 0.5, 0
 STRENGTHS = (0, 0.125, 0.25, 0.5, 0.75, 1)
+PLACES, PLACE_STRENGTHS = wb.layer_sets("windows", range(8)), (0.25, 0.5, 0.75, 1)
+TRIALS, AT_ONCE, BATCH_SIZE = 40, 10, 256
 MARKS = dict.fromkeys(("harmful", "jailbroken", "harmless", "contrast", "domain"), 40)
 """So many prompts of each kind where every prompt is a mark."""
 SWEPT = dict.fromkeys(("harmful", "jailbroken", "harmless", "contrast"), 20)
@@ -116,6 +120,24 @@ class Subject:
         """The same strengths without a gate."""
         prompts, plan = stratified(self.pairs.val, SWEPT, seed=SEED), self.plan.with_gate(wb.AlwaysOpen())
         return wb.run_sweep(self.target, prompts, plan, alpha=STRENGTHS, placebo=1, max_new_tokens=64)
+
+    @cached_property
+    def places(self) -> wb.SweepResult:
+        """Every window of three layers at some strengths, on the transformers model itself: the same, and faster."""
+        model, prompts = wb.load_model(TARGET, backend="plain"), stratified(self.pairs.val, SWEPT, seed=SEED)
+        return wb.run_sweep(
+            model, prompts, self.plan, alpha=PLACE_STRENGTHS, layers=PLACES, batch_size=BATCH_SIZE
+        )
+
+    @cached_property
+    def search(self) -> wb.Tuned:
+        """A search over strength, layer sets and the gate's bias; test prompts are left alone."""
+        searched = stratified(self.pairs.val, {**SWEPT, "domain": 20}, seed=SEED)
+        plan = self.plan.with_layers(range(2, 8))
+        return wb.tune(
+            wb.load_model(TARGET, backend="plain"), self.pairs, plan, alpha=(0, 1.5), bias=(-300, 500), trials=TRIALS,
+            at_once=AT_ONCE, search_on=searched, measure=False, seed=SEED, batch_size=BATCH_SIZE,
+        )  # fmt: skip
 
 
 def vector_strength(s: Subject) -> Drawn:
@@ -239,6 +261,22 @@ def trade_off(s: Subject) -> Drawn:
     return frame, wb.plots.strength_trade_off(frame, unit="α")
 
 
+def places(s: Subject) -> Drawn:
+    """11: layer sets against strengths, random directions beside them."""
+    frame = score_settings(s.places)
+    return frame, wb.plots.layer_sets(frame, unit="α, in units of ‖v'‖")
+
+
+def front(s: Subject) -> Drawn:
+    """11: what every setting of a search gains and costs, and the front."""
+    return s.search.trials, wb.plots.pareto(s.search)
+
+
+def history(s: Subject) -> Drawn:
+    """11: the search, trial by trial."""
+    return s.search.trials, wb.plots.tuning_history(s.search)
+
+
 PICTURES: Mapping[str, Callable[[Subject], Drawn]] = {
     "01-vector-strength": vector_strength,
     "02-projections": projections,
@@ -258,6 +296,9 @@ PICTURES: Mapping[str, Callable[[Subject], Drawn]] = {
     "09-attribution": writers,
     "10-strength": curves,
     "10-trade-off": trade_off,
+    "11-layer-sets": places,
+    "11-pareto": front,
+    "11-tuning": history,
 }
 
 

@@ -50,7 +50,7 @@ NAMES = [
     "01-vector-strength", "02-projections", "03-separability", "03-separability-growth", "04-layer-cosines",
     "04-srv-ssv-cosine", "04-principal-components", "05-words", "06-tokens", "07-gate-scores", "07-gate-roc",
     "07-gate-wrappers", "08-steered-residuals", "08-steered-tokens", "08-refusal-lead", "09-attribution",
-    "10-strength", "10-trade-off",
+    "10-strength", "10-trade-off", "11-layer-sets", "11-pareto", "11-tuning",
 ]  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def test_a_difference_is_seen_and_rounding_is_not() -> None:
 
 def test_a_picture_that_there_is_not(pictures: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        pictures.main(["11"])
-    assert "got 11, expected beginnings of 01-vector-strength, " in capsys.readouterr().err
+        pictures.main(["12"])
+    assert "got 12, expected beginnings of 01-vector-strength, " in capsys.readouterr().err
 
 
 def test_what_is_asked_for_is_drawn(

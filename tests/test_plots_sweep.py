@@ -143,8 +143,8 @@ def test_a_search_shows_its_best_so_far_within_the_limits_beside_random_directio
         4,
     ]
     assert title(fig) == (
-        "After 5 of 5 settings the best leaves 20 % of attacks without a clean refusal; random directions never less "
-        "than 90 %"
+        "After 5 of 5 settings the best within the limits leaves 20 % of attacks without a clean refusal; random "
+        "directions within them never less than 90 %"
     )
     assert title(plots.tuning_history(TRIALS.assign(broken=1.0))) == "None of 5 settings is within the limits"
 

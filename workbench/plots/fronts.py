@@ -255,9 +255,10 @@ def _search_found(steered: pd.DataFrame, ends: dict[str, float]) -> str:
         beside = (
             "; random directions are never within the limits"
             if pd.isna(level)
-            else f"; random directions never less than {100 * level:.0f} %"
+            else f"; random directions within them never less than {100 * level:.0f} %"
         )
+    tried = int((steered["number"] <= best["number"]).sum())
     return (
-        f"After {int((steered['number'] <= best['number']).sum())} of {len(steered)} settings the best leaves "
+        f"After {tried} of {len(steered)} settings the best within the limits leaves "
         f"{100 * best[GAIN]:.0f} % of attacks without a clean refusal{beside}"
     )
