@@ -35,6 +35,8 @@ class ReservedLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Int[Tensor, "kept"]) -> None:
         """Go on with these rows, in this order; a row may be taken several times."""
+        if not self.is_initialized:  # a layer that takes keys and values from another holds none
+            return
         chosen = []
         for buffer in self._buffers:
             taken = buffer.new_empty(len(indices), *buffer.shape[1:])

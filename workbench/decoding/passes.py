@@ -28,13 +28,13 @@ class Passes(ABC):
         self.mask = torch.cat([batch.attention_mask, ones], dim=1)
         self.length = 0
 
-    def next_logits(self, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "row d_vocab"]:
-        """The logits after `ids`, the text's next tokens."""
+    def next_logits(self, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "state d_vocab"]:
+        """The logits after `ids`, the text's next tokens: one per row, more where rows branch off in the pass."""
         past, self.length = self.length, self.length + ids.shape[1]
         return self.logits(ids, past)[:, -1]
 
     @abstractmethod
-    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:
         """The logits of (at least) the last position of `ids`, whose first token has `past` others before it."""
 
     @abstractmethod
@@ -51,7 +51,7 @@ class TransformersPasses(Passes):
         self.positions = EncodedBatch(self.mask, self.mask).position_ids
         self.cache = reserved_cache(hf, self.mask.shape[1])
 
-    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:
         output = self.model(
             ids,
             attention_mask=self.mask[:, : self.length],
@@ -86,7 +86,7 @@ class _LensPasses(Passes):
         self.model = model
         self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.mask.device, len(self.mask))
 
-    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "row seen d_vocab"]:
+    def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:
         return self.model(ids, attention_mask=self.mask[:, past : self.length], past_kv_cache=self.cache)
 
     def keep(self, rows: Int[Tensor, "kept"]) -> None:

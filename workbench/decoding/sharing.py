@@ -16,7 +16,7 @@ from workbench.decoding.choosers import Forced
 from workbench.decoding.rows import Row
 from workbench.gates import AlwaysOpen
 from workbench.loading import Model
-from workbench.models import blocks, device_of, n_layers, space_of
+from workbench.models import device_of, n_layers, space_of
 from workbench.prompts import Prompt
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
@@ -29,12 +29,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-6}
 def shares_prompts(model: Model) -> bool:
     """Whether `decode(..., share=True)` gives this model's own logits: tried on a few rows of two short prompts.
 
-    False for models that are no transformers models themselves, and for those whose blocks carry hooks of somebody
-    else, which may count on the rows they see.
+    False for models that are no transformers models themselves, and for those that carry hooks of somebody else, which
+    may count on the rows they see.
     """
     if not isinstance(model, PreTrainedModel) or n_layers(model) < 2:
         return False
-    if any(m._forward_hooks or m._forward_pre_hooks for block in blocks(model) for m in block.modules()):
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return False
     rows = _rows(model)
     found = {}
