@@ -23,7 +23,7 @@ TARGETS = ("finance", "medicine", "maths", "general", "qwen-medicine")
 SOURCES = ("aligned", "qwen-aligned")
 ELSEWHERE = "medicine"
 """The target of the further trainings."""
-N_TEXTS, N_SEARCH, N_TEST = 600, 8, 60
+N_TEXTS, N_SEARCH, N_TEST = 600, 8, 50
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
