@@ -16,7 +16,7 @@ from workbench.demo import transfer as run
 from workbench.demo.transfer import Named, map_texts, name_models, pairs_for, run_transfer
 from workbench.provenance import Provenance
 from workbench.style import COLOURS
-from workbench.transfer import CARRIED, CONTROLS, WITHOUT_SOURCE
+from workbench.transfer import CARRIED, CONTROLS, WITHOUT_SOURCE, rank_predictors
 
 SCRIPT = Path(__file__).parents[1] / "figures" / "transfer.py"
 
@@ -231,3 +231,26 @@ def test_the_reference_run_takes_further_trainings(measured, monkeypatch, tmp_pa
     assert asked["targets"][-1] == Named("medicine@1", f"{tmp_path}/medicine", f"{tmp_path}/base")
     assert [source.label for source in asked["sources"]] == ["aligned", "qwen-aligned", "aligned@1"]
     assert (tmp_path / "transfer.csv").is_file()
+
+
+def test_readme_says_what_the_published_run_found() -> None:
+    found = pd.read_csv(SCRIPT.with_suffix(".csv"), keep_default_na=False, na_values=[""])
+    refused = found[found["metric"] == "refused"]
+    share = refused.groupby("arm")["mean"].mean()
+    assert share[["native", "ridge", "procrustes", "calm texts"]].min() > 0.95
+    assert share[["from aligned", "own vector", "unsteered"]].max() < 0.05
+    ranks = (
+        rank_predictors(found.fillna({"source": ""}), n_boot=2).set_index(["among", "predictor"]).loc["maps"]
+    )
+    readme = " ".join((SCRIPT.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    draws = (refused["arm"] == "shuffled texts").sum()
+    for said in (
+        f"still refuse {100 * share['shuffled texts']:.0f} % of attacks, each of {draws} at its own best setting",
+        f"through the right map {100 * share['mapped random']:.0f} %,",
+        f"no map has bent {100 * share['random']:.0f} %.",
+        f"ρ = {ranks.loc['beyond_own', 'rho']:.2f} over {ranks.loc['beyond_own', 'n']} vectors of "
+        f"{ranks.loc['beyond_own', 'pairs']} pairs of models",
+        f"native vector {ranks.loc['cosine_native', 'rho']:.2f}, the map's R² {ranks.loc['r2', 'rho']:.2f})",
+        f"on {refused['n'].max() // 2} harmful and {refused['n'].max() // 2} jailbroken test prompts",
+    ):
+        assert said in readme
