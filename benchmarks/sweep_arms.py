@@ -59,9 +59,7 @@ def write_ours(
     closed gates, every row is computed, whoever its twins are. A batch holds as much as the engine finds best, unless
     `batch_size` says otherwise.
     """
-    prompts = PromptSet("grid", grid.prompts.prompts * len(grid.plans))
-    plans = [plan for plan in grid.plans for _ in grid.prompts]
-    rows = rows_of(grid.model, prompts, plans, None, NEW_TOKENS, READING_BATCH)
+    rows = rows_on(grid)
     size = len(rows) if packed else len(grid.prompts)
     executor, found = InProcess(grid.model, share_prefix), dict[object, Reply]()
     for start in range(0, len(rows), size):
@@ -72,6 +70,13 @@ def write_ours(
         found |= {row.key if share_closed else id(row): reply for row, reply in written}
     replies = [found[row.key if share_closed else id(row)] for row in rows]
     return Replies(tuple(reply.tokens for reply in replies), tuple(reply.near_ties for reply in replies))
+
+
+def rows_on(grid: Grid) -> list[Row]:
+    """Every row that the grid asks for, setting by setting, its gate read."""
+    prompts = PromptSet("grid", grid.prompts.prompts * len(grid.plans))
+    plans = [plan for plan in grid.plans for _ in grid.prompts]
+    return rows_of(grid.model, prompts, plans, None, NEW_TOKENS, READING_BATCH)
 
 
 def write_unsteered(grid: Grid, *, batch_size: int | None = None) -> Replies:

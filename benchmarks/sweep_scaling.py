@@ -2,6 +2,7 @@
 
     memory    peak resident memory of the sweep, less what was resident before it, in a process of its own for each size
     cost      seconds = a + b x rows, by least squares; the largest residual as a share of the line
+    ledger    seconds of keeping 10,000 rows / (10,000 b)
 
 The trap: `getrusage` remembers the peak of loading, and, right after a fork, that of the parent. So the peak is read
 from the kernel's account of this program alone, set back when the model is loaded; from there only where it has none.
@@ -11,17 +12,24 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from measuring import Timings, interleaved
-from sweep_arms import write_ours
+from sweep_arms import rows_on, write_ours
 from sweep_grid import Grid, Subject, embedded_subject, grid_of
+
+from workbench.decoding.replies import Reply
+from workbench.sweep.ledger import Entry, open_ledger
+from workbench.sweep.packing import row_key
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SIZES = (1 / 8, 1 / 4, 1 / 2, 1.0)
+LEDGER_ROWS = 10_000
 
 
 def compare_memory(model: str, n_prompts: int, n_settings: int, batch_size: int) -> dict[str, float | None]:
@@ -61,12 +69,37 @@ def compare_cost(
     print(", ".join(f"{100 * stray:+.1f} % at {n} rows" for n, stray in zip(rows, strays, strict=True)))
     growth = _per_row(timings, grids[-1], grids[0])
     print(f"a row of the largest grid takes {growth:.3f} x what one of the smallest takes")
-    print("ledger overhead: not measured, runs have no ledger yet")
+    overhead = _ledger_seconds(grids[-1], batch_size) / (LEDGER_ROWS * slope)
+    print(
+        f"a ledger of {LEDGER_ROWS:,} rows takes {100 * overhead:.2f} % of the time that the rows themselves take"
+    )
     return {
         "per_row_largest_vs_smallest": growth,
         "largest_residual": float(abs(strays).max()),
-        "ledger_overhead": None,
+        "ledger_overhead": overhead,
     }
+
+
+def _ledger_seconds(grid: Grid, batch_size: int) -> float:
+    """The seconds of naming so many rows, looking them up in a fresh ledger, and committing them batch by batch.
+
+    Rows and replies are those of the grid, over and over, as if written under other terms each time: no key is twice.
+    """
+    rows = rows_on(grid)
+    written = dict(enumerate(write_ours(grid, batch_size=batch_size).tokens))
+    entries = [Entry(Reply("word " * len(written[i]), written[i], False, 0)) for i in range(len(rows))]
+    with tempfile.TemporaryDirectory() as folder, open_ledger(Path(folder) / "ledger.sqlite") as ledger:
+        start = time.perf_counter()
+        turns = [divmod(i, len(rows)) for i in range(LEDGER_ROWS)]
+        names = {row_key(rows[i], "weights", turn, ()): entries[i] for turn, i in turns}
+        ledger.entries(list(names))
+        items = list(names.items())
+        for first in range(0, len(items), batch_size):
+            ledger.commit(dict(items[first : first + batch_size]))
+        seconds = time.perf_counter() - start
+        if len(ledger) != LEDGER_ROWS:
+            raise RuntimeError(f"the ledger holds {len(ledger)} rows, expected {LEDGER_ROWS}")
+    return seconds
 
 
 def _name(grid: Grid) -> str:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -184,6 +185,18 @@ def test_what_is_tried_is_named_where_it_is_no_list_of_values(plain, unchecked, 
     tried = {"alpha": [0.1], "layers": [[2]], "positions": ["all"]} | given
     with pytest.raises(ValueError, match=f"^got {shown}.*, expected {remedy}"):
         SweepSpec(plan, **tried)
+
+
+def test_no_setting_is_chosen_on_test_prompts(swept):
+    rows = result(made_up(a=(R, C), b=(R, C), c=(R, C)), swept.spec)
+    assert rows.best() == 1.0
+    for name in ("small-world.test", "mine.val+small-world.test"):
+        on_test = SweepResult(rows.spec, rows.frame, Provenance("sweep", prompts=name))
+        assert len(on_test.rates()) == 3  # to look at is allowed
+        with pytest.raises(
+            ValueError, match=f"asked {re.escape(name)}, and a setting is not chosen on test prompts"
+        ):
+            on_test.best_plan()
 
 
 def test_values_come_in_any_list(plain, unchecked):

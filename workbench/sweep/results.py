@@ -115,6 +115,12 @@ class SweepResult:
         self, rule: Rule = safest, *, arm: str = "steered", tolerance: float = TOLERANCE
     ) -> Setting:
         """The mildest setting that scores within `tolerance` of the best: smallest |α|, then fewest layers."""
+        asked = self.provenance.prompts
+        if any(part.endswith(".test") for part in asked.split("+")):
+            raise ValueError(
+                f"the sweep asked {asked}, and a setting is not chosen on test prompts: sweep pairs.val, choose there, "
+                "and read pairs.test once, evaluate(model, pairs.test, plan)"
+            )
         rates = self.rates(arm)
         scores = rule(rates)
         near = rates[scores >= scores.max() - tolerance]
