@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from killing import N_BATCHES, Sweep, add_node, kill_node, moments, two_nodes, workers_of
+from killing import N_BATCHES, NODE, Sweep, kill_node, moments, two_nodes, workers_of
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "9"))
@@ -125,7 +125,7 @@ def test_nodes_are_killed(undisturbed: Sweep, tmp_path: Path, cluster, turn: int
         kill_node(node)
         cluster.worker_nodes.discard(node)
         time.sleep(0.1)
-        add_node(cluster)
+        cluster.add_node(**NODE)
 
     disturbed(sweep, undisturbed, moments(SEED + 200 + turn, n, len(undisturbed.commits())), kill)
 
