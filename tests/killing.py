@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -185,24 +185,26 @@ def two_nodes() -> Iterator[object]:
         cluster.shutdown()
 
 
-def kill_node(node: object) -> list[int]:
-    """SIGKILL to all processes of a node and to what they started; returns their ids."""
+def processes_of(node: object) -> list[int]:
+    """A node's processes, and those that they started."""
     pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    pids += [child for pid in pids for child in children(pid)]
+    return pids + [child for pid in pids for child in children(pid)]
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    """SIGKILL to each of them that is still there."""
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    return pids
 
 
 def children(pid: int) -> list[int]:
     """The processes that this one started, and theirs."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
+        with suppress(OSError):  # it may end at any moment
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)]
     return found
 
 

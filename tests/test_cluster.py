@@ -39,7 +39,7 @@ def test_no_workers_are_refused(given):
 
 def test_it_works_inside_its_context_only():
     with pytest.raises(ClusterError, match="the cluster is not there: with wb.RayCluster"):
-        next(wb.RayCluster("organism:finance").write([], None))
+        next(wb.RayCluster("organism:finance").write([], wb.Terms(1, (0,))))
 
 
 def test_nobody_at_an_address_is_told_at_once():
