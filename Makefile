@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint notebooks pictures organisms organisms-all dose benchmarks benchmark-peers clean
+.PHONY: help demo test test-kill lint notebooks pictures organisms organisms-all dose benchmarks benchmark-peers clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL
 
 test: $(STAMP)  ## the tests; SLOW=1: the long ones, too (wheel, snippet, course); ARGS=tests/test_gates.py: some
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
+
+test-kill: $(STAMP)  ## a hundred kills in the middle of sweeps, of drivers, workers and nodes (half an hour); KILLS=30
+	WORKBENCH_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/test_kill.py --durations=0 $(ARGS)
 
 lint: $(STAMP)  ## ruff, mypy, and the import arrows between the rooms
 	$(BIN)/ruff check .

@@ -13,14 +13,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import workbench as wb
+from workbench.sweep import cluster, executors
+from workbench.sweep.ledger import Ledger
+
 N_BATCHES = 20
 """A sweep here has at least so many."""
+HERE = Path(__file__).parent
+PATHS = os.pathsep.join([str(HERE), str(HERE.parent)])
 PATIENCE = 300.0
-NODE_KEY = "RAY_NODE_OF_THE_TEST"
+BESIDE = " logs to "
+
+
+class LoggedWorker(cluster._Worker):
+    """A worker that logs the batches it begins, to a file whose name comes with the checkpoint's."""
+
+    def __init__(self, checkpoint: str, *given: object) -> None:
+        checkpoint, _, log = checkpoint.partition(BESIDE)
+        super().__init__(checkpoint, *given)
+        self.log = Path(log)
+
+    def write(self, number: int, *given: object, **further: object) -> object:
+        note(self.log, number)
+        return super().write(number, *given, **further)
 
 
 # The sweep, in a process of its own ---------------------------------------------------------------
@@ -28,14 +47,6 @@ NODE_KEY = "RAY_NODE_OF_THE_TEST"
 
 def run_here(ledger: Path, log: Path, frame: Path, address: str | None, mutant: str) -> None:
     """The sweep that is killed: the embedded finance model, some 200 rows in batches of about eight."""
-    import workbench as wb
-    from workbench.sweep import cluster, executors
-
-    class LoggedWorker(cluster._Worker):
-        def write(self, number, batch, terms, *, share):
-            note(log, number)
-            return super().write(number, batch, terms, share=share)
-
     inside = executors.write_or_split
 
     def logged(model, rows, terms, *, share):
@@ -58,7 +69,7 @@ def run_here(ledger: Path, log: Path, frame: Path, address: str | None, mutant: 
         result = wb.run_sweep(target, prompts, plan, **asked)
     else:
         cluster._Worker = LoggedWorker
-        with wb.RayCluster("organism:finance", address=address or None, workers=2) as executor:
+        with wb.RayCluster(f"organism:finance{BESIDE}{log}", address=address or None, workers=2) as executor:
             result = wb.run_sweep(target, prompts, plan, executor=executor, **asked)
     result.frame.to_json(frame, orient="split")
 
@@ -72,13 +83,11 @@ def note(log: Path, what: object) -> None:
 
 def defer_commits() -> None:
     """A mutant: what is done is written down when all is done."""
-    from workbench.sweep.ledger import Ledger
-
     commit, waiting = Ledger.commit, {}
 
     def later(self, entries):
         waiting.update(entries)
-        if len(waiting) > 150:
+        if len(waiting) > 255:
             commit(self, waiting)
 
     Ledger.commit = later
@@ -116,7 +125,12 @@ class Sweep:
         given += [] if self.address is None else ["--address", self.address]
         given += ["--mutant", self.mutant] if self.mutant else []
         with (self.folder / "said.log").open("ab") as said:
-            self.process = subprocess.Popen([sys.executable, __file__, *given], stdout=said, stderr=said)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from killing import main; main()", *given],
+                stdout=said,
+                stderr=said,
+                env=os.environ | {"PYTHONPATH": PATHS},
+            )
 
     def commits(self) -> dict[str, tuple[object, ...]]:
         """Every entry, byte for byte, read from outside while the sweep may be running."""
@@ -154,45 +168,43 @@ def moments(seed: int, n: int, n_entries: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(8, n_entries - 60), n))
 
 
+NODE = dict(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
+
+
 @contextmanager
 def two_nodes() -> Iterator[object]:
-    """A cluster of two nodes on loopback; yields it."""
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    """A cluster of two nodes on this machine; yields it."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONPATH": PATHS}
     from ray.cluster_utils import Cluster
 
-    given = dict(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False)
-    cluster = Cluster(initialize_head=True, head_node_args=given | dict(node_ip_address="127.0.0.1"))
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
     try:
-        cluster.add_node(**(given | dict(node_ip_address="127.0.0.1")))
+        cluster.add_node(**NODE)
         yield cluster
     finally:
         cluster.shutdown()
 
 
-def add_node(cluster: object) -> None:
-    cluster.add_node(
-        num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False, node_ip_address="127.0.0.1"
-    )
-
-
-def kill_node(node: object) -> list[int]:
-    """SIGKILL to all processes of a node and to what they started; returns their ids."""
+def processes_of(node: object) -> list[int]:
+    """A node's processes, and those that they started."""
     pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    pids += [child for pid in pids for child in children(pid)]
+    return pids + [child for pid in pids for child in children(pid)]
+
+
+def kill_all(pids: Sequence[int]) -> None:
+    """SIGKILL to each of them that is still there."""
     for pid in pids:
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    return pids
 
 
 def children(pid: int) -> list[int]:
     """The processes that this one started, and theirs."""
     found = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *children(child)]
+        with suppress(OSError):  # it may end at any moment
+            for child in map(int, task.read_text().split()):
+                found += [child, *children(child)]
     return found
 
 
@@ -201,7 +213,8 @@ def workers_of(lines: Sequence[str]) -> list[int]:
     return list(dict.fromkeys(int(line.split()[1]) for line in reversed(lines)))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The shell's way to `run_here`; not as a script, whose classes workers could not import."""
     parser = argparse.ArgumentParser()
     for name in ("--ledger", "--log", "--frame"):
         parser.add_argument(name, type=Path, required=True)

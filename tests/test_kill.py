@@ -5,13 +5,12 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from killing import N_BATCHES, Sweep, add_node, kill_node, moments, two_nodes, workers_of
+from killing import N_BATCHES, NODE, Sweep, kill_all, moments, processes_of, two_nodes, workers_of
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "9"))
@@ -114,20 +113,25 @@ def test_workers_are_killed(undisturbed: Sweep, tmp_path: Path, cluster, turn: i
     assert len(killed) == n and len(workers_of(sweep.begun)) >= 2 + 1
 
 
-@pytest.mark.parametrize("turn", range(-(-NODES // 3)))
-def test_nodes_are_killed(undisturbed: Sweep, tmp_path: Path, cluster, turn: int) -> None:
-    """The node that is not the driver's, each time another one. What it computed goes on elsewhere."""
+@pytest.mark.parametrize("turn", range(NODES))
+def test_a_node_is_killed(undisturbed: Sweep, tmp_path: Path, cluster, turn: int) -> None:
+    """The node that is not the driver's, with a worker at work on it, which goes on elsewhere."""
     sweep = Sweep(tmp_path / "sweep", address=cluster.address)
-    n = min(3, NODES - 3 * turn)
+    (node,) = cluster.worker_nodes
+    at_work: list[int] = []
 
     def kill() -> None:
-        node = next(iter(cluster.worker_nodes))
-        kill_node(node)
+        pids = processes_of(node)
+        at_work.extend(set(pids) & set(workers_of(sweep.begun)))
+        kill_all(pids)
         cluster.worker_nodes.discard(node)
-        time.sleep(0.1)
-        add_node(cluster)
 
-    disturbed(sweep, undisturbed, moments(SEED + 200 + turn, n, len(undisturbed.commits())), kill)
+    try:
+        disturbed(sweep, undisturbed, moments(SEED + 200 + turn, 1, len(undisturbed.commits())), kill)
+    finally:
+        cluster.add_node(**NODE)
+    assert at_work, "no worker was on the node that was killed"
+    assert len(workers_of(sweep.begun)) == 3, "its worker did not start again elsewhere"
 
 
 def test_a_cluster_s_driver_is_killed(undisturbed: Sweep, tmp_path: Path, cluster) -> None:

@@ -281,8 +281,14 @@ def _plain(ray: Any, error: Any) -> BaseException:
     if isinstance(error, ray.exceptions.RayTaskError):
         cause: BaseException = error.cause
         return cause
+    told = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    if "creation task" in str(error):
+        return ClusterError(
+            f"no worker could be started ({told}): install the same inferaligner-workbench, in the same version of "
+            "Python, on every node of the cluster"
+        )
     return ClusterError(
-        f"the cluster lost what it was computing ({type(error).__name__}): a worker died of it again and again, most "
-        "likely for want of memory, or the cluster is gone: name fewer workers or smaller batches, and run the same "
-        "call again"
+        f"the cluster lost what it was computing ({type(error).__name__}: {told}): a worker died of it again and "
+        "again, most likely for want of memory, or the cluster is gone: name fewer workers or smaller batches, and "
+        "run the same call again"
     )
