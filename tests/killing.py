@@ -76,7 +76,7 @@ def run_here(ledger: Path, log: Path, frame: Path, address: str | None, mutant: 
 
 def note(log: Path, what: object) -> None:
     """One line, whoever writes it, and there as soon as it is written."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, f"{what} {os.getpid()}\n".encode())
     os.close(descriptor)
 

@@ -202,13 +202,14 @@ class RayCluster:
                 f"no node of the cluster has {self.cores} cores ({len(nodes)} nodes, "
                 f"{ray.cluster_resources().get('CPU', 0):g} cores in all): name fewer, cores=1"
             )
-        # A worker asks for a core to be placed, and then holds none: that is Ray's default for actors, and lets those
-        # of a dead node move in with others. Each has its node, which it leaves only where that is gone.
+        # A worker has its node, which it leaves only where that is gone, and claims no cores there: those of a dead node
+        # move in with others, where a claim would have them wait for ever for cores that are taken.
         self._workers = [
             ray.remote(_Worker)
             .options(
                 max_restarts=-1,
                 max_task_retries=-1,
+                num_cpus=0,
                 num_gpus=int(self._on_gpus),
                 scheduling_strategy=NodeAffinitySchedulingStrategy(places[i % len(places)], soft=True),
             )
