@@ -151,6 +151,7 @@ class Sweep:
             time.sleep(0.002)
 
     def kill(self) -> None:
+        """SIGKILL, if it is still there."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
@@ -175,6 +176,8 @@ NODE = dict(num_cpus=1, object_store_memory=100 * 2**20, include_dashboard=False
 def two_nodes() -> Iterator[object]:
     """A cluster of two nodes on this machine; yields it."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONPATH": PATHS}
+    # A dead node is missed after seconds, where Ray by itself takes most of a minute.
+    os.environ |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "4000"}
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args=NODE)

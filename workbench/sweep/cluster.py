@@ -202,8 +202,8 @@ class RayCluster:
                 f"no node of the cluster has {self.cores} cores ({len(nodes)} nodes, "
                 f"{ray.cluster_resources().get('CPU', 0):g} cores in all): name fewer, cores=1"
             )
-        # A worker has its node, which it leaves only where that is gone, and claims no cores there: those of a dead node
-        # move in with others, where a claim would have them wait for ever for cores that are taken.
+        # A worker has its node, which it leaves only where that is gone, and claims no cores there: those of a dead
+        # node move in with others, where a claim would have them wait for ever for cores that are taken.
         self._workers = [
             ray.remote(_Worker)
             .options(
