@@ -183,6 +183,7 @@ def two_nodes() -> Iterator[object]:
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     try:
         cluster.add_node(**NODE)
+        time.sleep(5)  # what places workers hears of a node later than what lists it
         yield cluster
     finally:
         cluster.shutdown()
