@@ -38,8 +38,8 @@ class Counting:
         self.rows: list[wb.Row] = []
         self.batches = 0
 
-    def model_hash(self) -> str:
-        return self.inside.model_hash()
+    def weights_hash(self) -> str:
+        return self.inside.weights_hash()
 
     def find_budget(self, width: int, n_rows: int) -> int:
         return self.inside.find_budget(width, n_rows)

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import torch
 from measuring import by_length, extraction, labelled_prompts, other_concept, plan_for, relative_of
 
 import workbench as wb
+import workbench.models
 from workbench.activations import Activations
 from workbench.evaluation.verdicts import Score
 from workbench.provenance import Provenance, Space
@@ -511,3 +513,78 @@ def test_a_judge_that_scores_nothing_is_told(swept, arm):
         ValueError, match="scored are only prompts labelled harmless: choosing a setting needs"
     ):
         result(rows, swept.spec).rates()
+
+
+# What a reply depends on ------------------------------------------------------------------------------
+
+
+def few(plain, tmp_path, **more):
+    asked = wb.PromptSet("few", tuple(labelled_prompts())[:4])
+    return run_sweep(
+        plain, asked, plan_for(plain), alpha=[0.3], placebo=1, ledger=tmp_path / "l.sqlite", **(ASKED | more)
+    )
+
+
+def test_one_edited_number_is_another_model(plain, tmp_path):
+    model = relative_of(plain, seed=7, size=0.0)
+    assert few(model, tmp_path).sharing.known == 0 < few(model, tmp_path).sharing.known
+    weight = model.get_decoder().layers[3].mlp.down_proj.weight
+    before, sampled = weight[0, 1].item(), wb.models.model_hash(model)
+    with torch.no_grad():
+        weight[0, 1] += 50
+    try:
+        assert wb.models.model_hash(model) == sampled  # which is why the ledger does not go by it
+        assert few(model, tmp_path).sharing.known == 0
+    finally:
+        with torch.no_grad():
+            weight[0, 1] = before
+    assert few(model, tmp_path).sharing.known > 0
+
+
+@pytest.mark.parametrize("backend", ["plain", "hooked", "bridge"])
+def test_hooks_of_ones_own_and_a_ledger_are_refused(babblers, backend, tmp_path):
+    model = babblers[backend]
+    few(model, tmp_path)
+    if backend == "plain":
+        handle = model.get_decoder().layers[1].register_forward_hook(lambda module, args, output: output)
+        off = handle.remove
+    else:
+        model.add_hook("blocks.1.hook_resid_post", lambda tensor, hook: tensor)
+        off = model.reset_hooks
+    try:
+        with pytest.raises(ValueError, match="the model carries hooks of yours, which neither a ledger nor"):
+            few(model, tmp_path)
+        assert len(
+            run_sweep(model, labelled_prompts(), plan_for(model), alpha=[0.1], placebo=1, **ASKED).frame
+        )
+    finally:
+        off()
+    few(model, tmp_path)
+
+
+class Judge:
+    def __call__(self, text, finished):
+        return Score("refused", "always")
+
+
+@pytest.mark.parametrize("judge", [partial(by_length), Judge(), lambda text, finished: Score("other", text)])
+def test_verdicts_alone_need_a_judge_that_is_its_name(plain, tmp_path, judge):
+    with pytest.raises(ValueError, match="got a judge without a name of its own .* or keep the texts"):
+        few(plain, tmp_path, judge=judge, keep_text=False)
+    assert few(plain, tmp_path, judge=judge).frame["verdict"].notna().all()  # with texts any judge will do
+
+
+def test_a_reply_has_a_token(plain, tmp_path):
+    with pytest.raises(ValueError, match="got max_new_tokens=0, expected 1 or more"):
+        few(plain, tmp_path, max_new_tokens=0)
+
+
+def test_the_test_part_of_a_set_of_ones_own_is_known_as_one():
+    train, val, test = (
+        wb.PromptSet.from_texts(f"{name}-h", [f"{name} steal"], "harmful")
+        + wb.PromptSet.from_texts(f"{name}-n", [f"{name} bake"], "harmless")
+        for name in ("train", "val", "test")
+    )
+    pairs = wb.ContrastSet("mine", train, val, test)
+    assert pairs.test.name == "mine.test" and pairs.test.sample(1, seed=0).name == "mine.test"
+    assert pairs.val.name == "val-h+val-n"

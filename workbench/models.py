@@ -7,8 +7,10 @@ The trap: a hook sees neither mask nor step, and the bridge ignores an unknown h
 `residual_hooks` checks names; its functions close over whatever else they need to know.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
@@ -58,6 +60,31 @@ def model_hash(model: Model) -> str:
         names.append(name)
         samples.append(flat[:: max(1, flat.numel() // 1024)])
     return content_hash(names, samples)
+
+
+def weights_hash(model: Model) -> str:
+    """A hash of every number that a model computes with: parameters, buffers, and the config.
+
+    Beside `model_hash`, which samples, it misses no edit; it takes as long as reading the weights does.
+    """
+    held = transformers_model(model) or model
+    digest = hashlib.sha256(repr(_config_of(model)).encode())
+    for name, tensor in chain(held.named_parameters(), held.named_buffers()):
+        digest.update(content_hash(name, tensor).encode())
+    return digest.hexdigest()[:16]
+
+
+def carries_hooks(model: Model) -> bool:
+    """Whether somebody has attached hooks to the model: no hash of weights tells what they do."""
+    points = [] if isinstance(model, PreTrainedModel) else list(model.hook_dict.values())
+    if any(point.fwd_hooks for point in points):
+        return True
+    # A bridge is held together by hooks of its own.
+    modules = [] if isinstance(model, TransformerBridge) else model.modules()
+    mine = {id(point) for point in points}
+    return any(
+        (module._forward_hooks or module._forward_pre_hooks) for module in modules if id(module) not in mine
+    )
 
 
 def blocks(model: Model) -> nn.ModuleList:
@@ -166,6 +193,21 @@ def input_hook(model: Model, fn: Callable[[Int[Tensor, "batch pos"]], None]) -> 
         yield
     finally:
         handle.remove()
+
+
+def _config_of(model: Model) -> dict[str, Any]:
+    """The settings that a forward pass depends on, without what says where the model came from."""
+    hf = transformers_model(model)
+    told = hf.config.to_dict() if hf is not None else _lens_config(model).to_dict()
+    named = {
+        "_name_or_path",
+        "name_or_path",
+        "transformers_version",
+        "model_name",
+        "tokenizer_name",
+        "device",
+    }
+    return {key: str(told[key]) for key in sorted(told) if key not in named}
 
 
 def _lens_config(model: Model) -> Any:

@@ -206,6 +206,9 @@ class ContrastSet:
                 f"contrast set {self.name!r}: .train has {', '.join(sorted(found))}, expected harmful and "
                 "harmless prompts, both and nothing else: a vector is the difference of the two"
             )
+        if not any(part.endswith(".test") for part in self.test.name.split("+")):
+            # By this name a sweep knows what no setting is chosen on.
+            object.__setattr__(self, "test", replace(self.test, name=f"{self.name}.test"))
         parts = {"train": self.train, "val": self.val, "test": self.test}
         seen: dict[tuple[tuple[str, str], ...], str] = {}
         for part, prompts in parts.items():

@@ -43,8 +43,17 @@ class OneLineErrors(TyperGroup):
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             message = " ".join(str(error).split()) or type(error).__name__
-            typer.echo(f"workbench: {message}", err=True)
+            _say_on_stderr(message, error)
             raise typer.Exit(2) from None
+        except KeyboardInterrupt as error:
+            _say_on_stderr("stopped", error)
+            raise typer.Exit(130) from None
+
+
+def _say_on_stderr(message: str, error: BaseException) -> None:
+    """The message, and beneath it what the error's notes say of going on."""
+    for line in (message, *getattr(error, "__notes__", ())):
+        typer.echo(f"workbench: {line}", err=True)
 
 
 app = typer.Typer(

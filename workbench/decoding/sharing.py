@@ -16,7 +16,7 @@ from workbench.decoding.choosers import Forced
 from workbench.decoding.rows import Row
 from workbench.gates import AlwaysOpen
 from workbench.loading import Model
-from workbench.models import device_of, n_layers, space_of
+from workbench.models import carries_hooks, device_of, n_layers, space_of
 from workbench.prompts import Prompt
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
@@ -34,7 +34,7 @@ def shares_prompts(model: Model) -> bool:
     """
     if not isinstance(model, PreTrainedModel) or n_layers(model) < 2:
         return False
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    if carries_hooks(model):
         return False
     rows = _rows(model)
     found = {}

@@ -23,7 +23,7 @@ from workbench.decoding.replies import Reply
 from workbench.decoding.rows import Row
 from workbench.decoding.sharing import shares_prompts
 from workbench.loading import Backend, Model, load_model
-from workbench.models import model_hash
+from workbench.models import weights_hash
 from workbench.sweep.executors import Terms, write_or_split
 from workbench.sweep.packing import find_budget
 
@@ -36,7 +36,7 @@ OBJECT_STORE = 256 * 2**20
 """Bytes for batches on their way: they are small, and a container's shared memory often is."""
 
 
-class ClusterError(RuntimeError):
+class ClusterError(ConnectionError):
     """What keeps a cluster from computing a sweep, and what to do about it."""
 
 
@@ -64,7 +64,7 @@ class _Worker:
 
     def weights(self) -> tuple[str, str]:
         """Its node, and what it has loaded."""
-        return platform.node(), model_hash(self.model)
+        return platform.node(), weights_hash(self.model)
 
     def budget(self, width: int, n_rows: int) -> int:
         return find_budget(self.model, width, n_rows)
@@ -137,8 +137,8 @@ class RayCluster:
             ray.shutdown()
             self._started_ray = False
 
-    def model_hash(self) -> str:
-        """The fingerprint of the workers' model, which is one and the same."""
+    def weights_hash(self) -> str:
+        """The hash of the workers' model, which is one and the same."""
         return self._weights
 
     def find_budget(self, width: int, n_rows: int) -> int:

@@ -15,7 +15,7 @@ from workbench.decoding.replies import Reply, write_replies
 from workbench.decoding.rows import Row
 from workbench.decoding.sharing import shares_prompts
 from workbench.loading import Model
-from workbench.models import model_hash
+from workbench.models import weights_hash
 from workbench.sweep.packing import find_budget
 
 
@@ -31,8 +31,8 @@ class Terms:
 class Executor(Protocol):
     """Computes batches of rows on a model that it holds."""
 
-    def model_hash(self) -> str:
-        """The fingerprint of its model (`models.model_hash`)."""
+    def weights_hash(self) -> str:
+        """The hash of its model (`models.weights_hash`)."""
 
     def find_budget(self, width: int, n_rows: int) -> int:
         """The tokens that a batch should hold where it computes (`packing.find_budget`)."""
@@ -51,9 +51,9 @@ class InProcess:
     model: Model
     share_prefixes: bool = True
 
-    def model_hash(self) -> str:
-        """The fingerprint of its model."""
-        return model_hash(self.model)
+    def weights_hash(self) -> str:
+        """The hash of its model."""
+        return weights_hash(self.model)
 
     def find_budget(self, width: int, n_rows: int) -> int:
         """The tokens that keep this machine busy."""

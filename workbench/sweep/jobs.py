@@ -36,7 +36,8 @@ EXAMPLE = """\
 # A sweep: workbench sweep this-file.toml. It may be stopped and started again at any time; what is done is kept.
 
 target  = "organism:finance"     # the model to make safe; or a list of them: organism:NAME, a folder, a hub id
-aligned = "organism:aligned"     # whose vectors are tried; or a list; "own" is the target's own
+aligned = "organism:aligned"     # whose vectors are tried; or a list; "own" is the target's own. All are brought to
+                                 # the lengths of the first aligned model's, so that equal alpha is equal length
 prompts = "small-world"          # a contrast set that ships, or a folder of train.jsonl and val.jsonl; or a list
 domain  = "finance"              # the prompts of that domain, too; leave it out for none
 sample  = { harmful = 16, jailbroken = 16, harmless = 16, contrast = 8 }   # of val; a number; or leave it out for all
@@ -137,9 +138,7 @@ def read_job(path: str | Path) -> Job:
     _require_keys(path, " in [grid]", grid, Grid)
     several = {name: _listed(path, name, content[name]) for name in ("target", "aligned", "prompts")}
     job = Job(**{**content, **several, "grid": Grid(**{**grid, **_words(path, grid)})})
-    for name in ("seed", "placebo", "max_new_tokens"):
-        if not isinstance(getattr(job, name), int):
-            raise ValueError(f"{path}: got {name} = {getattr(job, name)!r}, expected a whole number")
+    _require_kinds(path, job)
     return job
 
 
@@ -186,13 +185,21 @@ def _prepare(job: Job, target: str, name: str, progress: bool) -> tuple[SweepSpe
         vectors |= dict(_by_size(source, made, grid.extraction, job.seed))
     over = tuple(grid.over) if grid.over is not None else select_layers(*profiles, min_auroc=MIN_AUROC)
     gates: dict[str, Gate] = {mode: _gate(mode, srv, train, val, grid.gate_layer) for mode in grid.gate}
-    first = next(iter(vectors.values()))
+    # Whose lengths count must not hang on the order of a list: an aligned model's, if there is one.
+    lengths = next((v for name, v in vectors.items() if not name.startswith(OWN_VECTORS)), None)
+    first = lengths or next(iter(vectors.values()))
     plan = SteeringPlan(first, gate=next(iter(gates.values())), layers=over, alpha=0.0, scale=grid.scale)
     spec = SweepSpec(
         plan, grid.alpha, _places(grid, over), grid.positions, job.placebo, gates=gates, bias=grid.bias,
         vectors=vectors,
     )  # fmt: skip
-    return spec, _sampled(validation, job.sample, job.seed), model
+    asked = _sampled(validation, job.sample, job.seed)
+    if not any(prompt.harmful for prompt in asked):
+        raise ValueError(
+            f"got a sample of {name} without harmful or jailbroken prompts ({', '.join(dict.fromkeys(asked.labels))}): "
+            "a sweep looks for what makes a model refuse some"
+        )
+    return spec, asked, model
 
 
 def _parts(name: str, domain: str | None) -> tuple[PromptSet, PromptSet]:
@@ -254,6 +261,54 @@ def _require_keys(path: Path, where: str, found: Mapping[str, Any], noun: type, 
         raise ValueError(
             f"{path} does not say {', '.join(missing)}{where}: compare it with workbench sweep --example"
         )
+
+
+def _require_kinds(path: Path, job: Job) -> None:
+    """Refuse values of another kind before any model is loaded."""
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def number(value: Any) -> bool:
+        return whole(value) or isinstance(value, float)
+
+    def several(value: Any, one: Callable[[Any], bool]) -> bool:
+        return isinstance(value, list | tuple) and all(map(one, value))
+
+    def table(value: Any, one: Callable[[Any], bool]) -> bool:
+        return isinstance(value, dict) and bool(value) and all(map(one, value.values()))
+
+    grid, sets = job.grid, get_args(LayerSets)
+    for name, value, right, expected in (
+        ("domain", job.domain, job.domain is None or isinstance(job.domain, str), "a name in quotes"),
+        ("sample", job.sample, job.sample is None or whole(job.sample) or table(job.sample, whole),
+         "a whole number, or a table of them by label, { harmful = 16 }"),
+        ("seed", job.seed, whole(job.seed), "a whole number"),
+        ("placebo", job.placebo, whole(job.placebo), "a whole number"),
+        ("max_new_tokens", job.max_new_tokens, whole(job.max_new_tokens) and job.max_new_tokens > 0,
+         "a whole number, 1 or more"),
+        ("alpha", grid.alpha, several(grid.alpha, number) or table(grid.alpha, lambda a: several(a, number)),
+         "a list of numbers, or lists by scale, { raw = [4] }"),
+        ("scale", grid.scale, grid.scale in get_args(Scale), f"one of {', '.join(get_args(Scale))}"),
+        ("layers", grid.layers, grid.layers in sets if isinstance(grid.layers, str)
+         else several(grid.layers, lambda s: several(s, whole)),
+         f"one of {', '.join(sets)}, or a list of lists: one set is [[3, 4]]"),
+        ("width", grid.width, whole(grid.width), "a whole number"),
+        ("over", grid.over, grid.over is None or several(grid.over, whole), "a list of whole numbers"),
+        ("gate_layer", grid.gate_layer, grid.gate_layer is None or whole(grid.gate_layer), "a whole number"),
+        ("bias", grid.bias, several(grid.bias, number), "a list of numbers"),
+        ("extraction", grid.extraction,
+         grid.extraction is None or (bool(grid.extraction) and several(grid.extraction, whole)),
+         "a list of whole numbers"),
+    ):  # fmt: skip
+        if not right:
+            raise ValueError(f"{path}: got {name} = {value!r}, expected {expected}")
+    for name in job.prompts:
+        if job.domain is not None and Path(name).is_dir():
+            raise ValueError(
+                f"{path}: got domain = {job.domain!r} beside the folder {name}, which has prompts of its own: leave "
+                "domain out, and put its prompts there"
+            )
 
 
 def _listed(path: Path, name: str, value: Any) -> tuple[str, ...]:

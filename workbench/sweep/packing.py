@@ -53,9 +53,9 @@ def pack(rows: Sequence[Row], budget: int, max_new_tokens: int) -> Iterator[list
         yield batch
 
 
-def row_key(row: Row, model_hash: str, max_new_tokens: int, stop_ids: Sequence[int]) -> str:
+def row_key(row: Row, weights: str, max_new_tokens: int, stop_ids: Sequence[int]) -> str:
     """A hash of all that a row's reply depends on: weights, tokens, shift, length and stop tokens."""
-    return content_hash(model_hash, repr((row.key, max_new_tokens, sorted(stop_ids))))
+    return content_hash(weights, repr((row.key, max_new_tokens, sorted(stop_ids))))
 
 
 @torch.no_grad()

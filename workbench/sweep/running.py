@@ -8,11 +8,14 @@ computed once, or taken from the ledger.
 The trap: a sweep is for choosing, on `.val`. The test set is not an argument for it.
 """
 
+import inspect
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from types import FunctionType
 from typing import TypeAlias
 
 from tqdm.auto import tqdm
@@ -27,7 +30,7 @@ from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
 from workbench.loading import Model
-from workbench.models import model_hash, model_name, tokenizer_of
+from workbench.models import carries_hooks, model_hash, model_name, tokenizer_of, weights_hash
 from workbench.provenance import Provenance, content_hash
 from workbench.steering import Positions, Scale, SteeringPlan
 from workbench.sweep.executors import Executor, InProcess, Terms
@@ -79,14 +82,21 @@ def run_sweep(
     ledger that cannot be used.
     """
     prompts = labelled(prompts)
+    if max_new_tokens < 1:
+        raise ValueError(f"got max_new_tokens={max_new_tokens}, expected 1 or more")
+    if (ledger is not None or executor is not None) and carries_hooks(model):
+        raise ValueError(
+            "the model carries hooks of yours, which neither a ledger nor another process can tell apart: take them "
+            "off, or sweep without ledger= and executor="
+        )
     axes = dict(alpha=alpha, layers=layers, positions=positions, gates=gates, bias=bias, vectors=vectors)
     spec = _spec(plan, axes, placebo, controls)
     asked = ask(prompts, spec.arms())
     rows = rows_of(model, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
     terms = Terms(max_new_tokens, tuple(stop_tokens(model)))
-    scorer = None if keep_text else judge
+    scorer, weights = None if keep_text else judge, weights_hash(model)
     with open_ledger(ledger) if ledger is not None else nullcontext() as book:
-        run = _Run(executor or InProcess(model), model_hash(model), terms, book, scorer, batch_size, progress)
+        run = _Run(executor or InProcess(model), weights, terms, book, scorer, batch_size, progress)
         entries, sharing = run.all(rows)
     replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
     found = completions(rows, tokenizer_of(model), replies)
@@ -138,7 +148,7 @@ class _Run:
 
     def all(self, rows: Sequence[Row]) -> tuple[Entries, Sharing]:
         """The entry of every distinct row, by its key, and what was shared."""
-        there = self.executor.model_hash()
+        there = self.executor.weights_hash()
         if there != self.weights:
             raise ValueError(
                 f"the executor's model has other weights (hash {there}) than the one given (hash {self.weights}): "
@@ -201,13 +211,21 @@ class _Run:
         key = row_key(row, self.weights, self.terms.max_new_tokens, self.terms.stop_ids)
         if self.scorer is None:
             return key
-        judge = f"{getattr(self.scorer, '__module__', '')}.{getattr(self.scorer, '__qualname__', '')}"
-        if self.book is not None and (judge == "." or "<" in judge):
-            raise ValueError(
-                f"got a judge without a name of its own ({self.scorer!r}) for a ledger that keeps verdicts and no "
-                "texts: define it as a function of a module, or keep the texts"
-            )
-        return content_hash(key, judge, row.prompt.answer)
+        return content_hash(key, self._judge_id, row.prompt.answer)
+
+    @cached_property
+    def _judge_id(self) -> str:
+        """The judge's name and code, in place of the texts it has seen. One that carries a state has neither."""
+        judge = inspect.unwrap(self.scorer) if self.scorer is not None else None
+        named = isinstance(judge, FunctionType) and "<" not in judge.__qualname__
+        if isinstance(judge, FunctionType) and named and not judge.__closure__:
+            return content_hash(judge.__module__, judge.__qualname__, judge.__code__.co_code)
+        if self.book is None:
+            return ""
+        raise ValueError(
+            f"got a judge without a name of its own ({self.scorer!r}) for a ledger that keeps verdicts and no texts: "
+            "define it as a function of a module, or keep the texts"
+        )
 
     def _entry(self, row: Row, reply: Reply) -> Entry:
         if self.scorer is None:

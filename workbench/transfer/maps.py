@@ -217,6 +217,12 @@ def _require_pairs(source: Activations, target: Activations) -> None:
                 f"source and target read different texts (hashes {source.prompts_hash} and {target.prompts_hash}; the "
                 f"first that differs is number {first}): a map needs one list, read by both models in one order"
             )
+    distinct = len(source) if source.prompts is None else len({prompt.messages for prompt in source.prompts})
+    if distinct < len(source):
+        raise ValueError(
+            f"got {len(source)} texts of which {distinct} are distinct, expected each once: a text that is held out "
+            "may not be among those that the map is fitted on"
+        )
     if len(source) < 2 * FOLDS:
         raise ValueError(
             f"got {len(source)} texts, expected at least {2 * FOLDS}, and better several times the models' width "
