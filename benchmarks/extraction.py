@@ -8,7 +8,7 @@ leaves out; the second arm leaves them out too, and shows what the hooks and cop
 """
 
 import torch
-from measuring import arguments, conclude, describe, interleaved, subject
+from timing import arguments, conclude, describe, interleaved, subject
 
 from workbench import last_token_activations
 from workbench.chat import pad_id, pad_left, tokenize

@@ -16,7 +16,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from measuring import Timings, arguments, conclude, describe, interleaved, subject
+from timing import Timings, arguments, conclude, describe, interleaved, subject
 
 from workbench import SteeringPlan, ThresholdGate, generate, last_token_activations, mean_difference
 from workbench.loading import Model

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import Timings, conclude, describe, interleaved
 from sweep_arms import WAYS, Replies, Way, differing, write_looped, write_ours, write_unsteered
 from sweep_grid import NEW_TOKENS, SHAPES, Grid, Subject, embedded_subject, grid_of, random_subject
 from sweep_peers import PEERS, Peer, peers_on
 from sweep_scaling import compare_cost, compare_memory
+from timing import Timings, conclude, describe, interleaved
 
 OURS, LOOP, FLOOR = "ours", "transformers loop", "floor"
 WITHOUT = ("packing", "closed-gate sharing", "prefix sharing")

@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from measuring import Timings, interleaved
 from sweep_arms import rows_on, write_ours
 from sweep_grid import Grid, Subject, embedded_subject, grid_of
+from timing import Timings, interleaved
 
 from workbench.decoding.replies import Reply
 from workbench.sweep.ledger import Entry, open_ledger

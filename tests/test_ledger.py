@@ -152,7 +152,15 @@ def test_what_stops_a_sweep_without_a_ledger_says_that_nothing_is_kept(plain):
     ]
 
 
-def test_ctrl_c_in_the_middle_keeps_what_was_committed(plain, tmp_path):
+@pytest.fixture
+def interruptible():
+    """Python's own handler: a shell that starts tests in the background has the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_the_middle_keeps_what_was_committed(plain, tmp_path, interruptible):
     """A real signal, at no particular place of the code."""
     path = tmp_path / "l.db"
 

@@ -382,7 +382,7 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda u, c: [i for i in unbeaten(u, c) if i not in (5, 6)], "you keep the first"),
         (lambda u, c: sorted({*range(8)} - {*unbeaten(u, c)}), "some other one beats"),
         (lambda u, c: [i for i, x in enumerate(u) if x == min(u)], "one thing alone"),
-        (lambda u, c: [c.index(min(c))], "the cheapest"),
+        (lambda u, c: [c.index(min(c))], "what is cheapest"),
         (lambda u, c: [i in unbeaten(u, c) for i in range(8)], "expected a list of places"),
         (lambda u, c: [1, 2], r"Got \[1, 2\], expected"),
         (lambda u, c: ..., "Yours to write"),

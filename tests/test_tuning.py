@@ -240,3 +240,20 @@ def test_a_plan_that_is_none_says_so(plain, tmp_path):
     path.write_text('{"layers": [1]}')
     with pytest.raises(ValueError, match="plan.json is no plan .*expected JSON with layers, alpha, scale"):
         wb.load_plan(tmp_path)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_every_direction_is_down(plain, pairs, made_up, monkeypatch, sampler):
+    """What is attacked, lost and refused is to be small, in whatever order it is told."""
+    import optuna
+
+    asked, create = [], optuna.create_study
+
+    def spying(*, directions, sampler):
+        asked.extend(directions)
+        return create(directions=directions, sampler=sampler)
+
+    monkeypatch.setattr(optuna, "create_study", spying)
+    found = search(plain, pairs, sampler=sampler, trials=4, at_once=2)
+    assert asked == ["minimize"] * 3
+    assert found.picked.alpha >= 0
