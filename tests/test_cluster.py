@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from measuring import by_length, labelled_prompts, plan_for
+from measuring import by_length, labelled_prompts, plan_for, relative_of
 from parity import save_babbler
 
 import workbench as wb
@@ -88,7 +88,7 @@ def test_the_replies_are_those_of_one_process(here, folder, tmp_path):
         assert isinstance(executor, wb.Executor) and executor.find_budget(30, 1000) >= 30
         spread = wb.run_sweep(model, *asked, executor=executor, ledger=tmp_path / "l.db", **ASKED)
         again = wb.run_sweep(model, *asked, executor=executor, ledger=tmp_path / "l.db", **ASKED)
-        other = wb.load_model("organism:finance", backend="plain")
+        other = relative_of(model)
         with pytest.raises(ValueError, match="the executor's model has other weights .* load both from one"):
             wb.run_sweep(other, *asked, executor=executor, **ASKED)
     assert spread.frame.equals(alone.frame) and again.frame.equals(alone.frame)

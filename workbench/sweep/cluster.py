@@ -30,6 +30,8 @@ from workbench.sweep.packing import find_budget
 TRIES = 20
 """Workers that may die of one batch: then it is the batch's doing, and no number of workers will help."""
 LOADING_TRIES = 3
+CLAIM = 0.01
+"""Of a core."""
 LOOK_AROUND = 60.0
 """Seconds without a reply after which one looks whether any can come."""
 OBJECT_STORE = 256 * 2**20
@@ -202,14 +204,15 @@ class RayCluster:
                 f"no node of the cluster has {self.cores} cores ({len(nodes)} nodes, "
                 f"{ray.cluster_resources().get('CPU', 0):g} cores in all): name fewer, cores=1"
             )
-        # A worker has its node, which it leaves only where that is gone, and claims no cores there: those of a dead
-        # node move in with others, where a claim would have them wait for ever for cores that are taken.
+        # A worker has its node, which it leaves only where that is gone, and claims next to nothing there: those of a
+        # dead node move in with others, where a claim of cores would have them wait for ever for some that are taken.
+        # Without any claim Ray places it at random.
         self._workers = [
             ray.remote(_Worker)
             .options(
                 max_restarts=-1,
                 max_task_retries=-1,
-                num_cpus=0,
+                num_cpus=CLAIM,
                 num_gpus=int(self._on_gpus),
                 scheduling_strategy=NodeAffinitySchedulingStrategy(places[i % len(places)], soft=True),
             )
