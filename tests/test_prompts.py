@@ -217,7 +217,7 @@ def test_folds_of_a_contrast_set_choose_on_what_they_do_not_extract_from():
     pairs = ContrastSet("mine", clustered(), val, test)
     folds = pairs.folds(3, seed=1)
     assert [(fold.train, fold.val) for fold in folds] == list(clustered().folds(3, seed=1))
-    assert {fold.test for fold in folds} == {test}
+    assert {fold.test for fold in folds} == {pairs.test} and pairs.test.prompts == test.prompts
     assert [fold.name for fold in folds] == ["mine.fold0", "mine.fold1", "mine.fold2"]
     assert (folds[1].train.name, folds[1].val.name) == ("few.rest1", "few.fold1")
 
