@@ -78,7 +78,7 @@ class Ledger:
                     f"SELECT {_COLUMNS} FROM replies WHERE key IN ({marks})", part
                 ).fetchall()
             for *values, seal in rows:
-                if content_hash(*values) != seal:
+                if content_hash(json.dumps(values)) != seal:
                     raise _damaged(self.path, f"entry {values[0]} is not what was written")
                 key, text, tokens, finished, near_ties, opened, verdict, correct = values
                 decisions = None if opened is None else torch.tensor([bit == "1" for bit in opened])
@@ -107,7 +107,7 @@ class Ledger:
                 key, reply.text if kept else None, json.dumps(reply.tokens) if kept else None, int(reply.finished),
                 reply.near_ties, opened, verdict, right,
             )  # fmt: skip
-            rows.append((*values, content_hash(*values)))
+            rows.append((*values, content_hash(json.dumps(values))))
         with self._spoken("write"), self._connection:
             self._connection.executemany(
                 f"INSERT OR IGNORE INTO replies ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
