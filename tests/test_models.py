@@ -12,6 +12,7 @@ from workbench.chat import EncodedBatch, encode
 from workbench.loading import Model, load_model
 from workbench.models import (
     blocks,
+    carries_hooks,
     context_length,
     d_model,
     device_of,
@@ -185,6 +186,15 @@ def test_the_users_own_hooks_stay(llamas: dict[str, Model], batch: EncodedBatch)
             and not torch.equal(mine, both)
             and torch.equal(before, logits(model, batch))
         )
+
+
+def test_hooks_that_transformers_leaves_are_nobodys(checkpoints: dict[str, Path], batch: EncodedBatch):
+    model = load_model(checkpoints["llama"], backend="plain")
+    model(batch.input_ids, output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())  # they stay, and only watch
+    assert not carries_hooks(model)
+    with residual_hooks(model, "resid_post", {0: lambda residual: None}):
+        assert carries_hooks(model)
 
 
 def test_the_body_leaves_the_head_alone(model: Model, batch: EncodedBatch):

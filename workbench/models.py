@@ -83,7 +83,11 @@ def carries_hooks(model: Model) -> bool:
     modules = [] if isinstance(model, TransformerBridge) else model.modules()
     mine = {id(point) for point in points}
     return any(
-        (module._forward_hooks or module._forward_pre_hooks) for module in modules if id(module) not in mine
+        # transformers leaves its own behind once it was asked for hidden states: they only watch.
+        not getattr(hook, "__module__", "").startswith("transformers.")
+        for module in modules
+        if id(module) not in mine
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     )
 
 

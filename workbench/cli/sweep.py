@@ -123,8 +123,8 @@ def _show(found: "JobResult", folder: Path) -> None:
         console.print(_best(swept))
         if not _worth_it(swept):
             console.print(
-                "No setting refuses more attacks within the limits (2 % broken, 5 points more refusals, 5 % by random "
-                "directions): the one above is the least bad.",
+                "No setting refuses more attacks without costing more than the rule allows: the one above is the "
+                "least bad.",
                 style="bold",
                 highlight=False,
             )
@@ -139,12 +139,11 @@ def _file_name(name: str) -> str:
 
 def _worth_it(swept: "SweepResult") -> bool:
     """Whether some setting refuses more attacks than the model as it is, and keeps to what the rule allows."""
-    from workbench.sweep.results import MAX_BROKEN, MAX_PLACEBO_EFFECT, MAX_REFUSAL_RISE, TOLERANCE
+    from workbench.sweep.objectives import within_limits
+    from workbench.sweep.results import TOLERANCE
 
     rates = swept.rates()
-    within = (rates["broken"] <= MAX_BROKEN) & (rates["refusal_rise"] <= MAX_REFUSAL_RISE)
-    within &= rates["placebo_effect"] <= MAX_PLACEBO_EFFECT
-    return bool((within & (rates["refused"] > rates["refused_unsteered"] + TOLERANCE)).any())
+    return bool((within_limits(rates) & (rates["refused"] > rates["refused_unsteered"] + TOLERANCE)).any())
 
 
 def _best(swept: "SweepResult") -> Table:

@@ -15,7 +15,7 @@ from workbench.cli.sweep import resumable
 
 if TYPE_CHECKING:
     from workbench.loading import Model
-    from workbench.prompts import ContrastSet, PromptSet
+    from workbench.prompts import ContrastSet
     from workbench.steering import SteeringPlan
     from workbench.sweep.tuned import Tuned
 
@@ -62,6 +62,7 @@ def tune(
 
     [dim]workbench tune --target organism:medicine --trials 96 --out runs/tune-medicine[/dim]
     """
+    from workbench.demo.target import stratified
     from workbench.sweep.tuning import require_search
     from workbench.sweep.tuning import tune as search
 
@@ -80,8 +81,8 @@ def tune(
     with resumable(ledger):
         tuned = search(
             model, pairs, plan, alpha=(0.0, max_alpha), bias=(-max_bias, max_bias) if max_bias else None,
-            sampler=sampler, trials=trials, at_once=at_once, seed=seed, search_on=None if full else _sample(pairs),
-            measure=measure, ledger=ledger, progress=sys.stderr.isatty(),
+            sampler=sampler, trials=trials, at_once=at_once, seed=seed, measure=measure, ledger=ledger,
+            search_on=None if full else stratified(pairs.val, SEARCH), progress=sys.stderr.isatty(),
         )  # fmt: skip
     written = write_tuned(tuned, out)
     for sentence in tuned.sentences():
@@ -139,15 +140,3 @@ def _prepare(target: str, aligned: str) -> "tuple[Model, ContrastSet, SteeringPl
         cosine_sentence(srv, ssv, layers),
     ]
     return models[0], pairs, plan, found
-
-
-def _sample(pairs: "ContrastSet") -> "PromptSet":
-    """So many validation prompts of each label, drawn by a fixed seed."""
-    from workbench.prompts import PromptSet
-
-    drawn = []
-    for label, size in SEARCH.items():
-        if label in pairs.val.labels:
-            part = pairs.val.labelled(label)
-            drawn += list(part.sample(min(size, len(part)), seed=0))
-    return PromptSet(pairs.val.name, tuple(drawn))

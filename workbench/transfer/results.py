@@ -8,10 +8,11 @@ The trap: few pairs. An interval from three of them says little, and the frame s
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 from workbench.provenance import Provenance
 from workbench.transfer.carrying import CARRIED, CONTROLS, WITHOUT_SOURCE
@@ -94,13 +95,7 @@ def rank_predictors(
 def _rho(marks: Marks) -> float:
     if len(marks) < 3 or (np.ptp(marks, axis=0) == 0).any():
         return float("nan")
-    return float(np.corrcoef(_ranks(marks[:, 0]), _ranks(marks[:, 1]))[0, 1])
-
-
-def _ranks(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """From the smallest to the largest; equals share the mean of their places."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float(np.corrcoef(rankdata(marks, axis=0), rowvar=False)[0, 1])
 
 
 def _interval(pairs: list[Marks], n_boot: int, rng: np.random.Generator) -> tuple[float, float]:
