@@ -29,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 from workbench.demo import TARGETS
-from workbench.demo.target import MAX_NEW_TOKENS, prompts_for, stratified
+from workbench.demo.target import MAX_NEW_TOKENS, prompts_for
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, conditions, control_plans
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate
@@ -71,12 +71,12 @@ def measure_run(
 
     Base and aligned model answer unsteered. Where nothing can be chosen, a `NOT_CHOSEN` row says why in its note.
     """
-    sample, n = stratified(pairs.test, test), max_new_tokens
+    sample, n = pairs.test.sample_each(test), max_new_tokens
     target, aligned = models["target"], models["aligned"]
     rows: list[Row] = []
     for name, model in (("base", models["base"]), ("aligned", aligned)):
         rows += rates(answer(model, sample, [Arm(name)], judge=judge, max_new_tokens=n))
-    tried = stratified(pairs.val, search)
+    tried = pairs.val.sample_each(search)
     try:
         made = choose(target, aligned, pairs, other_concept, search_on=tried, max_new_tokens=n)
     except NoLayers as error:  # a finding; any other error is one

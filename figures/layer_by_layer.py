@@ -23,7 +23,6 @@ import plotly.graph_objects as go
 from tqdm.auto import tqdm
 
 import workbench as wb
-from workbench.demo.target import stratified
 from workbench.export import save_figure, save_frame
 from workbench.insight.tokens import jailbreak_twins
 from workbench.sweep.objectives import score_settings
@@ -70,7 +69,7 @@ class Subject:
     @cached_property
     def marks(self) -> wb.Activations:
         """The target on as many of each kind as have room as marks."""
-        return wb.last_token_activations(self.target, stratified(self.pairs.val, MARKS, seed=SEED))
+        return wb.last_token_activations(self.target, self.pairs.val.sample_each(MARKS, seed=SEED))
 
     @cached_property
     def gate(self) -> wb.ThresholdGate:
@@ -93,7 +92,7 @@ class Subject:
     @cached_property
     def attacks(self) -> wb.PromptSet:
         """Some harmful and jailbroken prompts, and harmless ones, to look inside of."""
-        return stratified(self.pairs.val, {"harmful": 8, "jailbroken": 8, "harmless": 8}, seed=SEED)
+        return self.pairs.val.sample_each({"harmful": 8, "jailbroken": 8, "harmless": 8}, seed=SEED)
 
     @cached_property
     def twins(self) -> wb.PromptSet:
@@ -110,7 +109,7 @@ class Subject:
     @cached_property
     def sweep(self) -> wb.SweepResult:
         """Strengths, with random directions and the target's own vector beside them."""
-        prompts, own = stratified(self.pairs.val, SWEPT, seed=SEED), {"own": self.srv}
+        prompts, own = self.pairs.val.sample_each(SWEPT, seed=SEED), {"own": self.srv}
         return wb.run_sweep(
             self.target, prompts, self.plan, alpha=STRENGTHS, placebo=4, controls=own, max_new_tokens=64
         )
@@ -118,13 +117,13 @@ class Subject:
     @cached_property
     def ungated(self) -> wb.SweepResult:
         """The same strengths without a gate."""
-        prompts, plan = stratified(self.pairs.val, SWEPT, seed=SEED), self.plan.with_gate(wb.AlwaysOpen())
+        prompts, plan = self.pairs.val.sample_each(SWEPT, seed=SEED), self.plan.with_gate(wb.AlwaysOpen())
         return wb.run_sweep(self.target, prompts, plan, alpha=STRENGTHS, placebo=1, max_new_tokens=64)
 
     @cached_property
     def places(self) -> wb.SweepResult:
         """Every window of three layers at some strengths, on the transformers model itself: the same, and faster."""
-        model, prompts = wb.load_model(TARGET, backend="plain"), stratified(self.pairs.val, SWEPT, seed=SEED)
+        model, prompts = wb.load_model(TARGET, backend="plain"), self.pairs.val.sample_each(SWEPT, seed=SEED)
         return wb.run_sweep(
             model, prompts, self.plan, alpha=PLACE_STRENGTHS, layers=PLACES, batch_size=BATCH_SIZE
         )
@@ -132,7 +131,7 @@ class Subject:
     @cached_property
     def search(self) -> wb.Tuned:
         """A search over strength, layer sets and the gate's bias; test prompts are left alone."""
-        searched = stratified(self.pairs.val, {**SWEPT, "domain": 20}, seed=SEED)
+        searched = self.pairs.val.sample_each({**SWEPT, "domain": 20}, seed=SEED)
         plan = self.plan.with_layers(range(2, 8))
         return wb.tune(
             wb.load_model(TARGET, backend="plain"), self.pairs, plan, alpha=(0, 1.5), bias=(-300, 500), trials=TRIALS,

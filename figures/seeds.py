@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from workbench.demo.target import BATCH_SIZE, FULL_SEARCH, MAX_NEW_TOKENS, prompts_for, stratified
+from workbench.demo.target import BATCH_SIZE, FULL_SEARCH, MAX_NEW_TOKENS, prompts_for
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import Condition
 from workbench.evaluation.metrics import estimates
@@ -43,7 +43,7 @@ def measure_one(seed: int, folder: Path, name: str) -> pd.DataFrame:
         pairs, other_concept = prompts_for(name)
         target, aligned = (load_model(folder / one, backend="plain") for one in (name, ALIGNED))
         made = choose(
-            target, aligned, pairs, other_concept, search_on=stratified(pairs.val, FULL_SEARCH), controls=False,
+            target, aligned, pairs, other_concept, search_on=pairs.val.sample_each(FULL_SEARCH), controls=False,
             max_new_tokens=MAX_NEW_TOKENS, batch_size=BATCH_SIZE,
         )  # fmt: skip
         rows = [Condition("none", Arm("none")), Condition("inferaligner", Arm("inferaligner", (made.ours,)))]

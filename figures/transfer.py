@@ -6,7 +6,9 @@
 For every pair of models without a shared base the maps and their controls, every arm at its own best setting on
 validation, then once on test; `workbench transfer` does the same for models of your own.
 
-The trap: a sample. Every arm is measured on N_TEST test prompts of each kind, the same for all; the csv has the n.
+The trap: a sample. Every arm is measured on N_TEST test prompts of each kind, the same for all; the csv has the n. What
+is published is the third such measurement: arms were added after the first two (maps of calm texts, several draws of
+each random control), and no arm, setting or layer was chosen by them.
 """
 
 import argparse

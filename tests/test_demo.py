@@ -14,7 +14,7 @@ import workbench as wb
 from workbench.demo import TARGETS, run_demo, running
 from workbench.demo import pictures as drawn
 from workbench.demo.tables import as_table, condition_rows, openings
-from workbench.demo.target import QUICK_TEST, load_embedded, run_models, stratified
+from workbench.demo.target import QUICK_TEST, load_embedded, run_models
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
 from workbench.evaluation.metrics import METRICS
@@ -122,8 +122,8 @@ def test_every_companion_of_a_model_ships_and_none_is_left_out(tmp_path, monkeyp
 
 
 def test_the_table_is_measured_on_test_prompts(outcome, pairs):
-    assert outcome.numbers["prompts_hash"] == stratified(pairs.test, QUICK_TEST).hash
-    assert outcome.numbers["prompts_hash"] != stratified(pairs.val, QUICK_TEST).hash
+    assert outcome.numbers["prompts_hash"] == pairs.test.sample_each(QUICK_TEST).hash
+    assert outcome.numbers["prompts_hash"] != pairs.val.sample_each(QUICK_TEST).hash
     shown = [prompt for _, prompt, *_ in outcome.examples]
     assert set(shown) <= {prompt.text for prompt in pairs.test}
 
@@ -268,12 +268,6 @@ def test_an_html_page_comes_with_advice(outcome, tmp_path, monkeypatch):
     _, text = demo(outcome, tmp_path, monkeypatch)
     assert (tmp_path / "trade-off.html").is_file()
     assert "For SVG: pip install kaleido==0.2.1" in " ".join(text.split())
-
-
-def test_a_sample_takes_of_each_label_what_there_is():
-    drawn_ = stratified(labelled_prompts(), {"harmful": 2, "harmless": 50, "unlabelled": 3})
-    assert drawn_.labels == ("harmful",) * 2 + ("harmless",) * 3
-    assert drawn_.hash == stratified(labelled_prompts(), {"harmful": 2, "harmless": 50}).hash
 
 
 def test_unknown_target():

@@ -339,7 +339,7 @@ def test_what_comes_after_a_reply_may_be_anything(one_prompt: Prompt) -> None:
     greedy.choose(logits, torch.tensor([0, 1]), 0)
     greedy.choose(torch.full((2, 10), torch.nan), torch.tensor([0, 1]), 1)
     greedy.require_finite([one_prompt] * 2)
-    assert greedy.reply(0) == ((9,), True, 0)
+    assert greedy.replies() == [((9,), True, 0)] * 2
 
 
 def test_bad_input(model: Model, plan: wb.SteeringPlan, prompts: wb.PromptSet) -> None:
@@ -370,8 +370,14 @@ def test_near_ties_are_counted() -> None:
     for step in range(3):
         greedy.choose(logits, torch.tensor([0, 1]), step)
     # Row 1 stops at once; what it would have said after that does not count.
-    assert greedy.reply(0) == ((5, 5, 5), False, 3)
-    assert greedy.reply(1) == ((9,), True, 0)
+    assert greedy.replies() == [((5, 5, 5), False, 3), ((9,), True, 0)]
+
+
+def test_of_equal_logits_the_first_is_taken() -> None:
+    rows = torch.arange(64)
+    logits = torch.randint(0, 3, (64, 50), generator=torch.Generator().manual_seed(0)).float()
+    tokens = Greedy(64, 1, torch.tensor([99])).choose(logits, rows, 0)
+    assert torch.equal(tokens, logits.argmax(-1)) and not torch.equal(tokens, logits.topk(2).indices[:, 0])
 
 
 def test_generation_config_s_stop_tokens_count(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

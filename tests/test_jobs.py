@@ -1,6 +1,10 @@
 """Sweeps from files: what a file says is what is tried, kept, told and gone on with; what it misspells is refused."""
 
+import os
+import signal
 import sqlite3
+import sys
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +15,7 @@ from typer.testing import CliRunner
 
 from workbench.cli import app
 from workbench.gates import ThresholdGate
+from workbench.sweep import executors
 from workbench.sweep.jobs import EXAMPLE, Grid, read_job, run_job
 from workbench.sweep.layers import layer_sets
 
@@ -190,6 +195,30 @@ def test_the_shell_keeps_goes_on_and_adds(folder, tmp_path, monkeypatch):
     spec.write_text(spec.read_text().replace("[0.1, 1]", "[0.1, 1, 2]"))
     more = shell.invoke(app, ["sweep", "mine.toml"])
     assert f"{kept[0]} of them from the ledger" in more.output and ", 0 computed" not in more.output
+
+
+def test_a_schedulers_sigterm_is_a_ctrl_c(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = SMALL.format(model=folder / "babbler", prompts=folder / "prompts")
+    (tmp_path / "mine.toml").write_text(spec)
+    inside, turn, before = executors.write_or_split, count(), signal.getsignal(signal.SIGTERM)
+
+    def terminated(*given, **further):
+        if next(turn) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inside(*given, **further)
+
+    monkeypatch.setattr(executors, "write_or_split", terminated)
+    monkeypatch.setattr(executors, "find_budget", lambda model, width, n_rows: 4 * width)
+    monkeypatch.setattr(sys, "argv", ["workbench", "sweep", "mine.toml"])
+    stopped = CliRunner().invoke(app, ["sweep", "mine.toml"])
+    assert stopped.exit_code == 130 and "workbench: stopped" in stopped.stderr
+    assert "to go on: workbench sweep mine.toml" in stopped.stderr
+    assert signal.getsignal(signal.SIGTERM) is before
+    with sqlite3.connect(tmp_path / "runs" / "mine" / "ledger.sqlite") as ledger:
+        kept = ledger.execute("SELECT count(*) FROM replies").fetchone()[0]
+    assert kept > 0
+    assert f"{kept} of them from the ledger" in CliRunner().invoke(app, ["sweep", "mine.toml"]).output
 
 
 def test_the_shell_says_what_is_missing(tmp_path):

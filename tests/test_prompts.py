@@ -260,3 +260,13 @@ def test_unknown_sets_and_domains_are_named(shipped: Path):
         load_contrast("huge")
     with pytest.raises(ValueError, match="'tiny' has no domain 'law': it has finance"):
         load_contrast("tiny", domain="law")
+
+
+def test_a_sample_of_each_label_takes_what_there_is():
+    three = texts("harmful", "harmless", "harmful", "harmful", "contrast", "harmless")
+    drawn = three.sample_each({"harmless": 1, "harmful": 50, "domain": 3})
+    assert drawn.labels == ("harmless", "harmful", "harmful", "harmful") and drawn.name == "set"
+    assert set(drawn) <= set(three)
+    assert three.sample_each(2).labels == ("harmful", "harmful", "harmless", "harmless", "contrast")
+    drawn = {three.sample_each(2, seed=seed).hash for seed in range(8)}
+    assert len(drawn) == 3 and {three.sample_each(2, seed=seed).hash for seed in range(8)} == drawn

@@ -12,7 +12,7 @@ import workbench as wb
 from workbench.activations import Activations
 from workbench.provenance import Provenance, Space
 from workbench.transfer import CARRIED, CONTROLS, beyond_own, paired_layers, rank_predictors
-from workbench.transfer.matrix import at_most, places
+from workbench.transfer.matrix import places
 from workbench.vectors import SteeringVectors
 
 NARROW, WIDE = (Space(depth, width, "resid_post", "raw", "t", "w") for depth, width in ((3, 6), (4, 9)))
@@ -279,12 +279,9 @@ def test_the_rank_correlation_is_spearmans() -> None:
     assert found["rho"] == pytest.approx(spearmanr(values["beyond_own"], values["mean"]).statistic)
 
 
-def test_samples_and_places() -> None:
+def test_places() -> None:
     assert places([2, 3, 4, 5, 6]) == [(2, 3, 4, 5, 6), (2, 3, 4), (4, 5, 6)]
     assert places([4]) == [(4,)]
-    few = at_most(labelled_prompts(), 2, 0)
-    assert [few.labels.count(label) for label in ("harmful", "jailbroken", "domain")] == [2, 2, 2]
-    assert at_most(few, None, 0) is few
 
 
 ASKED = dict(

@@ -9,7 +9,7 @@ no prompt.
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
@@ -145,6 +145,16 @@ class PromptSet:
             )
         chosen = sorted(random.Random(seed).sample(range(len(self)), n))
         return PromptSet(self.name, tuple(self.prompts[i] for i in chosen))
+
+    def sample_each(self, sizes: int | Mapping[str, int], *, seed: int = 0) -> "PromptSet":
+        """At most so many prompts of each label, label by label: one number for all, or one for each that is wanted."""
+        wanted = sizes if isinstance(sizes, Mapping) else dict.fromkeys(self.labels, sizes)
+        drawn: list[Prompt] = []
+        for label, size in wanted.items():
+            if label in self.labels:
+                part = self.labelled(label)
+                drawn += part.sample(min(size, len(part)), seed=seed)
+        return PromptSet(self.name, tuple(drawn))
 
     def folds(
         self, n: int, *, seed: int = 0, apart: str | None = None

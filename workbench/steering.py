@@ -142,7 +142,8 @@ class SteeringPlan:
 
     def effect(self, opened: Bool[Tensor, "layer"]) -> tuple[object, ...] | None:
         """What reaches a row of which the gate decided so: equal for plans that shift alike; None for no shift."""
-        moved = tuple((layer, name) for layer, name in self._hashes.items() if opened[layer])
+        here = opened.tolist()
+        moved = tuple((layer, name) for layer, name in self._hashes.items() if here[layer])
         return (self.vectors.space.site, self.positions, moved) if moved else None
 
     @property

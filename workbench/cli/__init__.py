@@ -45,7 +45,7 @@ class OneLineErrors(TyperGroup):
             message = " ".join(str(error).split()) or type(error).__name__
             _say_on_stderr(message, error)
             raise typer.Exit(2) from None
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, SystemExit) as error:
             _say_on_stderr("stopped", error)
             raise typer.Exit(130) from None
 

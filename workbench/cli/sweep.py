@@ -4,6 +4,7 @@ The trap: a sweep is stopped by people, machines and disks alike. Whatever stops
 the last thing it says.
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -83,13 +84,17 @@ def resumable(ledger: Path) -> Iterator[None]:
     """Say how to go on, whatever stops the sweep once it has kept something."""
     from workbench.sweep.ledger import LedgerError
 
+    # A scheduler that wants its machine back sends SIGTERM, and means what Ctrl-C means.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # the latter is Ray's word for SIGTERM
         # What is wrong with a ledger says itself what to do.
         if ledger.is_file() and not isinstance(error, LedgerError):
             error.add_note(f"what was done is kept in {ledger}; to go on: {_command()}")
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _command() -> str:

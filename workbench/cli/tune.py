@@ -62,7 +62,6 @@ def tune(
 
     [dim]workbench tune --target organism:medicine --trials 96 --out runs/tune-medicine[/dim]
     """
-    from workbench.demo.target import stratified
     from workbench.sweep.tuning import require_search
     from workbench.sweep.tuning import tune as search
 
@@ -82,7 +81,7 @@ def tune(
         tuned = search(
             model, pairs, plan, alpha=(0.0, max_alpha), bias=(-max_bias, max_bias) if max_bias else None,
             sampler=sampler, trials=trials, at_once=at_once, seed=seed, measure=measure, ledger=ledger,
-            search_on=None if full else stratified(pairs.val, SEARCH), progress=sys.stderr.isatty(),
+            search_on=None if full else pairs.val.sample_each(SEARCH), progress=sys.stderr.isatty(),
         )  # fmt: skip
     written = write_tuned(tuned, out)
     for sentence in tuned.sentences():

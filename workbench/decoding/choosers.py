@@ -44,8 +44,11 @@ class Greedy:
         self, logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, "row"], step: int
     ) -> Int[Tensor, "row"]:
         """The first of the largest logits."""
-        first, second = logits.topk(2).values.unbind(-1)
-        tokens = logits.argmax(-1)
+        values, indices = logits.topk(2)
+        (first, second), tokens = values.unbind(-1), indices[:, 0]
+        tied = first == second
+        if tied.any():  # of equals topk takes any, argmax the first
+            tokens[tied] = logits[tied].argmax(-1)
         self.tokens[rows, step] = tokens
         self.near_ties[rows, step] = first - second < NEAR_TIE
         # NaN counts as the largest, so the first tells of any.
@@ -71,15 +74,18 @@ class Greedy:
                 "weights"
             )
 
-    def reply(self, row: int) -> tuple[tuple[int, ...], bool, int]:
-        """The row's tokens up to and with its stop token, whether it had one, and its near ties."""
-        stops = self.ends(self.tokens[row]).nonzero()
-        length = int(stops[0]) + 1 if len(stops) else self.tokens.shape[1]
-        return (
-            tuple(self.tokens[row, :length].tolist()),
-            len(stops) > 0,
-            int(self.near_ties[row, :length].sum()),
-        )
+    def replies(self) -> list[tuple[tuple[int, ...], bool, int]]:
+        """Every row's tokens up to and with its stop token, whether it had one, and its near ties."""
+        ends = torch.isin(self.tokens, self.stop)
+        finished = ends.any(1)
+        lengths = torch.where(finished, ends.int().argmax(1) + 1, self.tokens.shape[1])
+        before = torch.arange(self.tokens.shape[1], device=lengths.device) < lengths[:, None]
+        near_ties = (self.near_ties & before).sum(1)
+        columns = (self.tokens, lengths, finished, near_ties)
+        return [
+            (tuple(tokens[:length]), ended, ties)
+            for tokens, length, ended, ties in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
 
 class Forced:

@@ -45,13 +45,12 @@ def write_replies(
     greedy = Greedy(len(rows), max_new_tokens, stop)
     opened = decode(model, rows, greedy, max_new_tokens, share=share)
     greedy.require_finite([row.prompt for row in rows])
-    unread = [row.plan is not None and row.opened is None for row in rows]
     tokenizer = tokenizer_of(model)
     found = []
-    for i in range(len(rows)):
-        tokens, finished, near_ties = greedy.reply(i)
+    for row, decisions, (tokens, finished, near_ties) in zip(rows, opened, greedy.replies(), strict=True):
         text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
-        found.append(Reply(text, tokens, finished, near_ties, opened[i] if unread[i] else None))
+        unread = row.plan is not None and row.opened is None
+        found.append(Reply(text, tokens, finished, near_ties, decisions if unread else None))
     return found
 
 

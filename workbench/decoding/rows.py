@@ -42,7 +42,9 @@ class Row:
     @property
     def refusal(self) -> str | None:
         """The preset text that is this row's reply, if it is one."""
-        return self.plan.refusal if self.plan is not None and self.acts else None
+        if self.plan is None or self.plan.refusal is None:
+            return None
+        return self.plan.refusal if self.acts else None
 
     @property
     def key(self) -> RowKey:

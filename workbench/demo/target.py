@@ -48,16 +48,6 @@ class Outcome:
     seconds: dict[str, float]
 
 
-def stratified(prompts: PromptSet, sizes: Mapping[str, int], *, seed: int = 0) -> PromptSet:
-    """At most `sizes[label]` prompts of each label, drawn by `seed`, in the labels' order."""
-    drawn = []
-    for label, size in sizes.items():
-        if label in prompts.labels:
-            part = prompts.labelled(label)
-            drawn += list(part.sample(min(size, len(part)), seed=seed))
-    return PromptSet(prompts.name, tuple(drawn))
-
-
 def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
     """The target with the companions that ship for it, and the aligned model, as plain transformers models."""
     folders: dict[Who, str] = {"target": name}
@@ -92,7 +82,7 @@ def run_models(
 ) -> Outcome:
     """Choose on `pairs.val`, measure every condition on `pairs.test`."""
     start = time.perf_counter()
-    searched = stratified(pairs.val, FULL_SEARCH if full else QUICK_SEARCH)
+    searched = pairs.val.sample_each(FULL_SEARCH if full else QUICK_SEARCH)
     made = choose(
         models["target"],
         aligned,
@@ -104,7 +94,7 @@ def run_models(
         batch_size=BATCH_SIZE,
     )
     chosen_at = time.perf_counter()
-    test = pairs.test if full else stratified(pairs.test, QUICK_TEST)
+    test = pairs.test if full else pairs.test.sample_each(QUICK_TEST)
     rows = conditions(
         made.ours,
         made.paper,

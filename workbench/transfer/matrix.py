@@ -103,31 +103,24 @@ def transfer_matrix(
                 seed=seed,
             )
         ]
+        searched, claimed = (
+            each if n is None else each.sample_each(n, seed=seed)
+            for each, n in ((part.val, n_search), (part.test, n_test))
+        )
         plans = _choose(
-            targets[name], part, own, train, val, carried, alpha=alpha, positions=positions, min_auroc=min_auroc,
-            n_search=n_search, placebo=placebo, judge=judge, max_new_tokens=max_new_tokens, batch_size=batch_size,
-            seed=seed, progress=progress,
+            targets[name], searched, own, train, val, carried, alpha=alpha, positions=positions,
+            min_auroc=min_auroc, placebo=placebo, judge=judge, max_new_tokens=max_new_tokens,
+            batch_size=batch_size, progress=progress,
         )  # fmt: skip
         arms = [Arm(key, several, dealt=True) for key, several in plans.items()]
         replies = answer(
-            targets[name], at_most(part.test, n_test, seed), [Arm("unsteered"), *arms], judge=judge,
-            max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
+            targets[name], claimed, [Arm("unsteered"), *arms], judge=judge, max_new_tokens=max_new_tokens,
+            batch_size=batch_size, progress=progress,
         )  # fmt: skip
         frames.append(_rows(replies, plans, carried, own).assign(target=name))
         maps |= {(found.source, name): found.map for found in carried if found.arm == "ridge" and found.map}
     frame = pd.concat(frames, ignore_index=True)
     return TransferResult(frame[_columns(frame)], maps, _provenance(targets, texts, maps))
-
-
-def at_most(prompts: PromptSet, n: int | None, seed: int) -> PromptSet:
-    """At most `n` prompts of each label, drawn by `seed`; all of them without a number."""
-    if n is None:
-        return prompts
-    drawn = []
-    for label in dict.fromkeys(prompts.labels):
-        part = prompts.labelled(label)
-        drawn += list(part.sample(min(n, len(part)), seed=seed))
-    return PromptSet(prompts.name, tuple(drawn))
 
 
 def places(layers: Sequence[int]) -> list[tuple[int, ...]]:
@@ -138,7 +131,7 @@ def places(layers: Sequence[int]) -> list[tuple[int, ...]]:
 
 def _choose(
     target: Model,
-    pairs: ContrastSet,
+    searched: PromptSet,
     own: SteeringVectors,
     train: Activations,
     val: Activations,
@@ -147,12 +140,10 @@ def _choose(
     alpha: Sequence[float | int],
     positions: Sequence[Positions],
     min_auroc: float,
-    n_search: int | None,
     placebo: int,
     judge: Judge,
     max_new_tokens: int,
     batch_size: int,
-    seed: int,
     progress: bool,
 ) -> dict[str, tuple[SteeringPlan, ...]]:
     """Each arm's plans at its own best setting, after one sweep in which all arms try the same."""
@@ -162,7 +153,7 @@ def _choose(
         found.key: (matched(found.vectors, own),) for found in carried
     }
     swept = run_sweep(
-        target, at_most(pairs.val, n_search, seed), plan, alpha=alpha, layers=places(layers), positions=positions,
+        target, searched, plan, alpha=alpha, layers=places(layers), positions=positions,
         placebo=placebo, controls={key: each[0] for key, each in vectors.items()}, judge=judge,
         max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
     )  # fmt: skip
