@@ -23,6 +23,7 @@ COMMANDS = (
     ["lab"],
     ["app"],
     ["transfer"],
+    ["show-prompt"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

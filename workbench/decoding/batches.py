@@ -106,5 +106,4 @@ def _begin_shared(model: Model, rows: Sequence[Row], n_steps: int) -> Begun | No
 
 
 def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:
-    weight = next(model.parameters())
-    return weight.device, weight.dtype
+    return device_of(model), next(model.parameters()).dtype
