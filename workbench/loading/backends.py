@@ -110,7 +110,9 @@ def _copy_into(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
     held = model.state_dict()
     with torch.no_grad():
         for name in list(weights):
-            held[name].copy_(weights.pop(name))
+            weight = weights.pop(name)
+            if name in held:  # Phi-3's norms are given biases, which they do not have
+                held[name].copy_(weight)
 
 
 def _require_same_logits(

@@ -56,9 +56,9 @@ def load_model(
     - `weights="bin"` reads pickled weights, tensors only; safetensors are read otherwise, and nothing else.
 
     One copy of the weights is held. A TransformerLens model comes back as it is. A transformers model of your own stays
-    intact: "hooked" copies its tensors, "bridge" shares them (but for fused q, k, v, as in GPT-NeoX, which it holds
-    twice), "plain" is that very object, out of training mode and with its tokenizer as `model.tokenizer`, so that every
-    verb takes just the model.
+    intact: "hooked" copies its tensors, "bridge" shares them (but for q, k, v that GPT-NeoX, Bloom and Falcon hold as
+    one, which it copies), "plain" is that very object, out of training mode and with its tokenizer as
+    `model.tokenizer`, so that every verb takes just the model.
     """
     holding = Holding(dtype, None if device is None else torch.device(device), device_map, bits, form=weights)
     if like is not None:
