@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
 from transformer_lens import HookedTransformer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel
 
 import workbench as wb
 from workbench.loading import backends, load_model, load_tokenizer, sources
@@ -473,3 +473,13 @@ def test_tokenizers_that_split_one_vocabulary_differently_are_told_apart(
         match=r"tokenizer_hash=.*: the vocabularies differ, or how texts are split into them: give both models one",
     ):
         wb.generate(ours, prompts, plan, max_new_tokens=1)
+
+
+def test_a_hookedtransformer_of_phi_3():
+    """Whose converter writes biases for norms that have none."""
+    shape = small_config("llama").to_dict()
+    kept = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    phi = Phi3Config(**{name: shape[name] for name in kept}, intermediate_size=48, pad_token_id=1)
+    own = AutoModelForCausalLM.from_config(phi)
+    model = load_model(own, tokenizer=small_tokenizer())
+    torch.testing.assert_close(logits(model), logits(own), atol=1e-5, rtol=1e-5)

@@ -193,6 +193,14 @@ def test_weights_that_no_layer_of_the_model_has_are_left_out(folder: Path):
             {"transformers_weights": "adapter_model.bin"},
             "its config.json sends readers to 'adapter_model.bin': take transformers_weights out of it",
         ),
+        (
+            {"attn_implementation": "someone/kernel"},
+            "its config.json asks for 'someone/kernel', a kernel from the hub, which is code: take it out of there",
+        ),
+        (
+            {"sub_config": {"experts_implementation": "someone/kernel@main"}},
+            "its config.json asks for 'someone/kernel@main', a kernel from the hub",
+        ),
     ],
 )
 def test_what_is_not_taken_is_not_called_damaged(folder: Path, changed: dict[str, object], told: str):
@@ -399,6 +407,12 @@ def be_another_method(delta: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "PREFIX_TUNING"}))
 
 
+def name_a_module(delta: Path) -> None:
+    file = delta / "adapter_config.json"
+    named = {"megatron_config": {"a": 1}, "megatron_core": "antigravity"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | named))
+
+
 def lose_the_settings(delta: Path) -> None:
     (delta / "adapter_config.json").unlink()
 
@@ -410,6 +424,7 @@ def lose_the_settings(delta: Path) -> None:
         (have_a_part_too_many, r"it does not fit its base, by .*layers\.9"),
         (pickle_the_parts, r"adapter_model\.safetensors is missing"),
         (be_another_method, "its adapter_config.json says peft_type 'PREFIX_TUNING', expected 'LORA'"),
+        (name_a_module, "its adapter_config.json names a module to import, megatron_core: take it out"),
         (lose_the_settings, "no adapter_config.json: expected a folder that peft's save_pretrained wrote"),
     ],
 )

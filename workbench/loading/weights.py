@@ -10,6 +10,7 @@ not find, and both only warn. Here a checkpoint that is not whole is refused.
 """
 
 import hashlib
+import json
 import os
 import re
 import warnings
@@ -176,6 +177,11 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
             f"a {kind} is code of its own, which is never run: workbench convert reads InternLM, InternLM2 and Qwen "
             "into classes of transformers; load others yourself, and pass the model"
         )
+    asked = re.search(r'"(?:attn|experts)_implementation": "([^"]*/[^"]*)"', json.dumps(given))
+    if asked:
+        raise _NotTaken(
+            f"its config.json asks for {asked[1]!r}, a kernel from the hub, which is code: take it out of there"
+        )
     config = AutoConfig.from_pretrained(
         checkpoint.source, revision=checkpoint.revision, trust_remote_code=False
     )
@@ -268,6 +274,10 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
             f"its adapter_config.json says peft_type {told.get('peft_type')!r}, expected 'LORA'"
             if told
             else "no adapter_config.json: expected a folder that peft's save_pretrained wrote"
+        )
+    if told.get("megatron_config"):
+        raise ValueError(
+            "its adapter_config.json names a module to import, megatron_core: take it out of there"
         )
     stored = delta.file("adapter_model.safetensors")
     if stored is None:
