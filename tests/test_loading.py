@@ -364,10 +364,11 @@ def test_like_with_a_loaded_model(own: PreTrainedModel, llamas: dict[str, torch.
     model = load_model(own, like=llamas["bridge"], tokenizer=small_tokenizer())
     assert type(model) is type(llamas["bridge"])
     assert load_model(llamas["hooked"], like=llamas["hooked"]) is llamas["hooked"]
-    with pytest.raises(
-        ValueError, match="got a HookedTransformer, like= a LlamaForCausalLM: load it by its name"
-    ):
-        load_model(llamas["hooked"], like=llamas["plain"])
+    for given in ({"like": llamas["plain"]}, {"backend": "plain"}):
+        with pytest.raises(
+            ValueError, match='got a HookedTransformer, wanted as "plain": load it anew, by its name'
+        ):
+            load_model(llamas["hooked"], **given)
     with pytest.raises(
         ValueError,
         match=r"got a loaded model in torch.float16 on cpu, like= one in torch.float32 on cpu: move it",
@@ -442,6 +443,16 @@ def test_a_model_without_template_and_pad_token_is_read_and_steered_with_a_named
     together = wb.generate(model, prompts, plan, max_new_tokens=4)
     alone = [wb.generate(model, [prompt], plan, max_new_tokens=4)[0] for prompt in prompts]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
+
+
+def test_a_misspelt_template_is_told_before_weights_are_read(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        "workbench.loading.model.read_checkpoint", lambda *_: pytest.fail("weights were read")
+    )
+    with pytest.raises(ValueError, match="got template 'vicunna', expected one of llama-2, vicuna, "):
+        load_model(checkpoints["llama"], template="vicunna")
 
 
 def test_a_template_goes_before_the_models_own(

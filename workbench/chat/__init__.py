@@ -15,7 +15,7 @@ from workbench.chat.rendering import (
     tokenizer_hash,
 )
 from workbench.chat.showing import ShownPrompt, ShownToken, show_prompt
-from workbench.chat.templates import TEMPLATES, ChatTemplate, begins_with_bos, with_template
+from workbench.chat.templates import TEMPLATES, ChatTemplate, begins_with_bos, read_template, with_template
 
 __all__ = [
     "TEMPLATES",
@@ -27,6 +27,7 @@ __all__ = [
     "encode",
     "pad_id",
     "pad_left",
+    "read_template",
     "render",
     "require_template",
     "show_prompt",

@@ -117,30 +117,31 @@ TEMPLATES: dict[str, ChatTemplate] = {
 }
 
 
-def with_template(tokenizer: PreTrainedTokenizerBase, template: str | Path) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer whose chat template is `template`: a name in `TEMPLATES`, a .jinja file, or Jinja text.
+def read_template(template: str | Path) -> ChatTemplate:
+    """The chat template of a name in `TEMPLATES`, of a .jinja file, or of Jinja text.
 
     Raises `ValueError` listing the names for what is none of these.
     """
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = _jinja(tokenizer, template)
-    return tokenizer
-
-
-def _jinja(tokenizer: PreTrainedTokenizerBase, template: str | Path) -> str:
     if isinstance(template, str) and template in TEMPLATES:
-        named = TEMPLATES[template]
-        left_to_it = not named.writes_bos and begins_with_bos(tokenizer)
-        return "{{ bos_token }}" * left_to_it + named.jinja
+        return TEMPLATES[template]
     if isinstance(template, str) and ("{{" in template or "{%" in template):
-        return template
+        return ChatTemplate(template, "the caller", writes_bos=True)
     path = Path(template)
     if path.suffix != ".jinja" or not path.is_file():
         raise ValueError(
             f"got template {str(template)!r}, expected one of {', '.join(TEMPLATES)}, a .jinja file that is there, or "
             "Jinja text"
         )
-    return path.read_text(encoding="utf-8")
+    return ChatTemplate(path.read_text(encoding="utf-8"), path.name, writes_bos=True)
+
+
+def with_template(tokenizer: PreTrainedTokenizerBase, template: str | Path) -> PreTrainedTokenizerBase:
+    """A copy of the tokenizer whose chat template is `template`, as `read_template` takes it."""
+    found = read_template(template)
+    left_to_it = not found.writes_bos and begins_with_bos(tokenizer)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ bos_token }}" * left_to_it + found.jinja
+    return tokenizer
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.chat import with_template
+from workbench.chat import read_template, with_template
 from workbench.loading.backends import (
     Backend,
     Model,
@@ -63,16 +63,18 @@ def load_model(
     holding = Holding(dtype, None if device is None else torch.device(device), device_map, bits, form=weights)
     if like is not None:
         backend, holding = _taken_over(like, backend, holding)
-    backend = backend or "hooked"
-    if backend not in get_args(Backend):
+    chosen = backend or "hooked"
+    if chosen not in get_args(Backend):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
     holding.require_possible()
-    if backend != "plain" and (holding.device_map is not None or holding.bits):
+    if chosen != "plain" and (holding.device_map is not None or holding.bits):
         given = f"bits={holding.bits}" if holding.bits else f"device_map={holding.device_map!r}"
         raise ValueError(
-            f'got {given} with backend="{backend}": TransformerLens takes every weight whole and on one device; use '
+            f'got {given} with backend="{chosen}": TransformerLens takes every weight whole and on one device; use '
             'backend="plain"'
         )
+    if template is not None:
+        read_template(template)  # a misspelt name is told before weights are read
     if isinstance(x, str | Path):
         checkpoint = Checkpoint.named(x, revision)
         delta = None if adapter is None else Checkpoint.named(adapter)
@@ -81,11 +83,11 @@ def load_model(
     elif isinstance(x, get_args(Model)):
         _require_nothing_to_read(x, holding, like, revision=revision, adapter=adapter)
         if not isinstance(x, PreTrainedModel):
-            _require_as_it_is(x, backend, like, tokenizer, template)
+            _require_as_it_is(x, backend, tokenizer, template)
             return x
         hf, mine = x, False
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
-        if backend != "plain" and is_spread(x):
+        if chosen != "plain" and is_spread(x):
             raise ValueError(
                 f'{x.config.name_or_path!r} is spread over several devices: use backend="plain", or load it onto one'
             )
@@ -95,11 +97,11 @@ def load_model(
         )
     if template is not None:
         tokenizer = with_template(tokenizer, template)
-    if backend == "plain":
+    if chosen == "plain":
         return as_plain(hf, tokenizer)
     # What follows changes modules and their modes: a model of the user's gets modules of its own.
     hf = hf if mine else same_tensors(hf)
-    return as_bridge(hf, tokenizer) if backend == "bridge" else as_hooked(hf, tokenizer, spend=mine)
+    return as_bridge(hf, tokenizer) if chosen == "bridge" else as_hooked(hf, tokenizer, spend=mine)
 
 
 def _taken_over(like: Model, backend: Backend | None, holding: Holding) -> tuple[Backend, Holding]:
@@ -143,8 +145,7 @@ def _require_nothing_to_read(
 
 def _require_as_it_is(
     x: Model,
-    backend: Backend,
-    like: Model | None,
+    backend: Backend | None,
     tokenizer: PreTrainedTokenizerBase | None,
     template: str | Path | None,
 ) -> None:
@@ -158,9 +159,9 @@ def _require_as_it_is(
             "got template= with a TransformerLens model: set it there, "
             "model.tokenizer = wb.load_tokenizer(..., template=...)"
         )
-    if like is not None and backend != backend_of(x):
+    if backend is not None and backend != backend_of(x):
         raise ValueError(
-            f"got a {type(x).__name__}, like= a {type(like).__name__}: load it by its name or from its folder"
+            f'got a {type(x).__name__}, wanted as "{backend}": load it anew, by its name or from its folder'
         )
 
 
