@@ -24,7 +24,7 @@ from transformers import (
 
 import workbench as wb
 from workbench.loading import is_spread, load_model
-from workbench.loading.weights import Holding, holding_of
+from workbench.loading.holding import Holding, holding_of
 from workbench.models import model_hash, model_name, space_of, weights_hash
 
 IDS = torch.tensor([[0, 3, 20, 40, 60, 80]])
@@ -218,6 +218,27 @@ def test_code_beside_a_known_architecture_stays_unread(folder: Path):
     }
     change_config(folder, auto_map=auto)
     load_model(folder, backend="plain")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you"),
+    ],
+)
+def test_a_model_that_finds_no_room_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    def fill(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fill)
+    with pytest.raises(
+        ValueError,
+        match=r"could not load 'broken': there is no room for it \(.* memory.*\): dtype=torch.bfloat16",
+    ):
+        load_model(folder, backend="plain")
 
 
 # Pickled weights
@@ -432,7 +453,7 @@ def test_a_delta_that_is_not_whole_is_refused(
     checkpoints: dict[str, Path], delta: Path, damage: Callable[[Path], None], reason: str
 ):
     damage(delta)
-    with pytest.raises(ValueError, match=rf"could not load 'delta': .*\(.*{reason}.*\): restore"):
+    with pytest.raises(ValueError, match=rf"could not load 'delta': .*{reason}"):
         load_model(checkpoints["llama"], backend="plain", adapter=delta)
 
 
@@ -459,7 +480,8 @@ def test_layers_put_away_on_the_disk_are_read_and_steered_alike(
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     places |= {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(4)}
     away = load_model(checkpoints["llama"], backend="plain", device_map=places)
-    here = load_model(checkpoints["llama"], backend="plain")
+    here, in_few_bits = (load_model(checkpoints["llama"], backend="plain") for _ in range(2))
+    in_few_bits.is_loaded_in_8bit = True  # as transformers says it
     assert any(weight.is_meta for weight in away.parameters())
     assert model_hash(away) == model_hash(here) and weights_hash(away) == weights_hash(here)
     read = [wb.last_token_activations(model, prompts) for model in (away, here)]
@@ -469,11 +491,12 @@ def test_layers_put_away_on_the_disk_are_read_and_steered_alike(
     )
     replies = [wb.generate(model, prompts, plan, max_new_tokens=4) for model in (away, here)]
     assert [reply.text for reply in replies[0]] == [reply.text for reply in replies[1]]
-    for backend in ("hooked", "bridge"):
-        with pytest.raises(
-            ValueError, match=r"is spread over several devices: use backend=\"plain\", or load it onto"
-        ):
-            load_model(away, backend=backend)
+    for model in (away, in_few_bits):
+        for backend in ("hooked", "bridge"):
+            with pytest.raises(
+                ValueError, match="is spread over several devices or held in few bits, .* backend="
+            ):
+                load_model(model, backend=backend)
     assert holding_of(away) == Holding(torch.float32, None, "auto")
     assert not is_spread(load_model(checkpoints["qwen2"], like=away))
 
@@ -500,7 +523,7 @@ def test_bits_need_a_gpu(checkpoints: dict[str, Path]):
 
 def test_bits_need_bitsandbytes(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("workbench.loading.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("workbench.loading.holding.find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r"bits=8 needs bitsandbytes: pip install 'inferaligner-workbench\[bits\]'"
     ):
@@ -511,7 +534,7 @@ def test_bits_are_for_plain_models_whole(
     checkpoints: dict[str, Path], delta: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("workbench.loading.weights.find_spec", lambda name: object())
+    monkeypatch.setattr("workbench.loading.holding.find_spec", lambda name: object())
     with pytest.raises(ValueError, match=r'got bits=8 with backend="hooked": TransformerLens takes'):
         load_model(checkpoints["llama"], bits=8)
     with pytest.raises(

@@ -5,8 +5,9 @@ itself ("plain"); the user holds that object, not a wrapper. No other room knows
 """
 
 from workbench.loading.backends import Backend, Model
+from workbench.loading.holding import is_spread
 from workbench.loading.model import load_model
 from workbench.loading.tokenizer import load_tokenizer
-from workbench.loading.weights import is_spread, without_bars
+from workbench.loading.weights import without_bars
 
 __all__ = ["Backend", "Model", "is_spread", "load_model", "load_tokenizer", "without_bars"]

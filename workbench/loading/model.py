@@ -21,9 +21,10 @@ from workbench.loading.backends import (
     backend_of,
     same_tensors,
 )
+from workbench.loading.holding import DeviceMap, Form, Holding, holding_of, is_spread
 from workbench.loading.sources import Checkpoint
 from workbench.loading.tokenizer import load_tokenizer, read_tokenizer
-from workbench.loading.weights import DeviceMap, Form, Holding, holding_of, is_spread, read_checkpoint
+from workbench.loading.weights import read_checkpoint
 
 
 def load_model(
@@ -87,9 +88,10 @@ def load_model(
             return x
         hf, mine = x, False
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
-        if chosen != "plain" and is_spread(x):
+        if chosen != "plain" and (is_spread(x) or holding_of(x).bits):
             raise ValueError(
-                f'{x.config.name_or_path!r} is spread over several devices: use backend="plain", or load it onto one'
+                f"{x.config.name_or_path!r} is spread over several devices or held in few bits, and TransformerLens takes "
+                'every weight whole and on one device: use backend="plain"'
             )
     else:
         raise TypeError(

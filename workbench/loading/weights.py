@@ -16,10 +16,8 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +25,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -38,84 +35,11 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging
 
+from workbench.loading.holding import Holding
 from workbench.loading.sources import Checkpoint
-
-Form: TypeAlias = Literal["safetensors", "bin"]
-DeviceMap: TypeAlias = str | dict[str, int | str]
 
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated or incomplete."""
-
-
-@dataclass(frozen=True)
-class Holding:
-    """How weights are held: in which dtype, on which device or devices, in how few bits, read from which files."""
-
-    dtype: torch.dtype | None = None
-    device: torch.device | None = None
-    device_map: DeviceMap | None = None
-    bits: Literal[4, 8] | None = None
-    form: Form = "safetensors"
-
-    def require_possible(self) -> None:
-        """Refuse what excludes itself, and bits where nothing can compute with them."""
-        if self.form not in ("safetensors", "bin"):
-            raise ValueError(f'got weights={self.form!r}, expected "safetensors" or "bin"')
-        if self.device is not None and self.device_map is not None:
-            raise ValueError(
-                "got device= and device_map=: the map says where everything goes, leave device out"
-            )
-        if self.bits is None:
-            return
-        if self.bits not in (4, 8):
-            raise ValueError(
-                f"got bits={self.bits!r}, expected 4 or 8: None keeps every number as dtype says"
-            )
-        if not torch.cuda.is_available():
-            raise ValueError(
-                f"got bits={self.bits}, and there is no GPU that could compute with them: load without, "
-                "dtype=torch.bfloat16 halves the memory of float32"
-            )
-        if find_spec("bitsandbytes") is None:
-            raise ImportError(
-                f"bits={self.bits} needs bitsandbytes: pip install 'inferaligner-workbench[bits]', or load without"
-            )
-
-    def settings(self) -> dict[str, Any]:
-        """What transformers is asked for. A GPU is filled as the files are read, without a copy beside it."""
-        told: dict[str, Any] = {"dtype": self.dtype or (torch.bfloat16 if self.bits else torch.float32)}
-        place = self.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device_map is not None or self.bits or place.type != "cpu":
-            told["device_map"] = self.device_map or {"": place}
-        if self.bits:
-            told["quantization_config"] = BitsAndBytesConfig(
-                load_in_8bit=self.bits == 8,
-                load_in_4bit=self.bits == 4,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=told["dtype"],
-            )
-        return told
-
-
-def holding_of(model: torch.nn.Module) -> Holding:
-    """How a loaded model holds its weights."""
-    weight = next(model.parameters())
-    dtype = next((w.dtype for w in model.parameters() if w.dtype.is_floating_point), weight.dtype)
-    bits: Literal[4, 8] | None = None
-    if getattr(model, "is_loaded_in_4bit", False):
-        bits = 4
-    elif getattr(model, "is_loaded_in_8bit", False):
-        bits = 8
-    # Over several devices it is spread anew: another model may need another map.
-    return (
-        Holding(dtype, None, "auto", bits) if is_spread(model) else Holding(dtype, weight.device, None, bits)
-    )
-
-
-def is_spread(model: torch.nn.Module) -> bool:
-    """Whether accelerate has put a model's layers on several devices, or on the disk."""
-    places = set(getattr(model, "hf_device_map", {}).values())
-    return len(places) > 1 or "disk" in places
 
 
 def read_checkpoint(
@@ -131,7 +55,7 @@ def read_checkpoint(
             _require_as_on_its_card(Path(checkpoint.source))
         base = checkpoint.adapter_base()
         if (base or adapter) and holding.bits:
-            raise ValueError(
+            raise _NotTaken(
                 f"a delta cannot be merged into weights of {holding.bits} bits: merge it without bits=, save that with "
                 "save_pretrained, and load it with bits="
             )
@@ -162,6 +86,11 @@ def _unreadable(checkpoint: Checkpoint, error: Exception) -> ValueError:
         )
     if isinstance(error, _NotTaken):
         return ValueError(f"could not load {checkpoint.name!r}: {error}")
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+        found = "there is no room for it"
+        remedy = (
+            'dtype=torch.bfloat16 takes half of float32, device_map="auto" several devices, bits=8 a quarter'
+        )
     return ValueError(f"could not load {checkpoint.name!r}: {found} ({brief(error)}): {remedy}")
 
 
@@ -270,7 +199,7 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
 
     told = delta.json("adapter_config.json")
     if told.get("peft_type") != "LORA":
-        raise ValueError(
+        raise _NotTaken(
             f"its adapter_config.json says peft_type {told.get('peft_type')!r}, expected 'LORA'"
             if told
             else "no adapter_config.json: expected a folder that peft's save_pretrained wrote"
