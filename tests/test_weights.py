@@ -354,10 +354,12 @@ def test_revisions_are_of_hub_ids(checkpoints: dict[str, Path]):
 
 
 def test_a_delta_on_the_hub_is_merged(delta: Path, checkpoints: dict[str, Path], hub: Path):
+    """At a revision, whose files are asked for, and not those of another."""
     put_on_hub(hub, "someone/base", checkpoints["llama"])
-    snapshot = put_on_hub(hub, "someone/delta", delta)
+    put_on_hub(hub, "someone/delta", checkpoints["gpt2"])
+    snapshot = put_on_hub(hub, "someone/delta", delta, "tuned")
     say_base(snapshot, "someone/base")
-    model = load_model("someone/delta", backend="plain")
+    model = load_model("someone/delta", backend="plain", revision="tuned")
     torch.testing.assert_close(logits(model), logits(with_delta(checkpoints["llama"], delta)))
     assert not any("lora" in name for name, _ in model.named_parameters())
 

@@ -90,8 +90,8 @@ def load_model(
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
         if chosen != "plain" and (is_spread(x) or holding_of(x).bits):
             raise ValueError(
-                f"{x.config.name_or_path!r} is spread over several devices or held in few bits, and TransformerLens takes "
-                'every weight whole and on one device: use backend="plain"'
+                f"{x.config.name_or_path!r} is spread over several devices or held in few bits, and TransformerLens "
+                'takes every weight whole and on one device: use backend="plain"'
             )
     else:
         raise TypeError(
