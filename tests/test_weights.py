@@ -408,6 +408,17 @@ def test_an_adapter_is_merged_onto_the_base_that_is_named(
     assert model_name(model) == "tiny-llama+delta"
 
 
+def test_a_tokenizer_that_an_adapter_brings_goes_before_its_bases(checkpoints: dict[str, Path], delta: Path):
+    say_base(delta, "./nowhere")
+    model = load_model(checkpoints["llama"], backend="plain", adapter=delta)
+    assert model.tokenizer.chat_template == small_tokenizer().chat_template
+    tuned = small_tokenizer()
+    tuned.chat_template = "{{ bos_token }}Q: {{ messages[0]['content'] }} A:"
+    tuned.save_pretrained(delta)
+    model = load_model(checkpoints["llama"], backend="plain", adapter=delta)
+    assert model.tokenizer.chat_template == tuned.chat_template
+
+
 def lose_a_part(delta: Path) -> None:
     parts = load_file(delta / "adapter_model.safetensors")
     parts.pop(sorted(parts)[0])

@@ -80,7 +80,9 @@ def load_model(
         checkpoint = Checkpoint.named(x, revision)
         delta = None if adapter is None else Checkpoint.named(adapter)
         hf, mine = read_checkpoint(checkpoint, holding, delta), True
-        tokenizer = tokenizer or read_tokenizer(checkpoint)
+        # What was trained after the base may have brought its own, with a chat template that the base lacks.
+        brought = delta is not None and delta.file("tokenizer_config.json") is not None
+        tokenizer = tokenizer or read_tokenizer(delta if delta and brought else checkpoint)
     elif isinstance(x, get_args(Model)):
         _require_nothing_to_read(x, holding, like, revision=revision, adapter=adapter)
         if not isinstance(x, PreTrainedModel):

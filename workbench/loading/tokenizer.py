@@ -27,8 +27,7 @@ def load_tokenizer(
 
 def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """The tokenizer of a checkpoint; a low-rank delta without one has its base's."""
-    base = checkpoint.adapter_base()
-    if base is not None and checkpoint.file("tokenizer_config.json") is None:
+    if checkpoint.file("tokenizer_config.json") is None and (base := checkpoint.adapter_base()):
         return read_tokenizer(base)
     try:
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
