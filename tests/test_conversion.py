@@ -396,6 +396,18 @@ def test_qwen_ends_where_it_was_trained_to(tmp_path: Path):
             wb.generate(model, ["steal a ring"], max_new_tokens=20)
 
 
+@pytest.mark.parametrize("kind", ["internlm", "internlm2, dynamic NTK"])
+def test_dynamic_ntk_is_never_reached(tmp_path: Path, kind: str):
+    done = wb.convert_checkpoint(KINDS[kind]().save(tmp_path / "theirs"), tmp_path / "ours")
+    model = wb.load_model(done.folder, backend="plain")
+    assert model.config.rope_parameters["rope_type"] == "dynamic"
+    for verb in (wb.generate, wb.last_token_activations):
+        with pytest.raises(
+            ValueError, match=rf"has \d+ tokens and \d are kept for the reply, the context holds {CONTEXT}"
+        ):
+            verb(model, ["steal " * 70])
+
+
 def test_the_shell_converts_and_says_what_is_next(tmp_path: Path):
     out = tmp_path / "ours"
     given = ["convert", str(qwen().save(tmp_path / "theirs", pickled=True)), str(out)]

@@ -149,6 +149,18 @@ def test_rounded_weights_are_refused(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(("number", "dtype"), [(float("nan"), None), (1e5, torch.float16)])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, number: float, dtype: torch.dtype | None):
+    """Also those that a narrower dtype would make so."""
+    theirs = qwen()
+    theirs.weights["transformer.h.1.mlp.w1.weight"][3, 4] = number
+    refused(
+        theirs.save(tmp_path / "theirs"),
+        "mlp.w1.weight has numbers that are not finite in torch.float",
+        dtype=dtype,
+    )
+
+
 def drop_a_shard(folder: Path) -> str:
     next(folder.glob("model-00002*")).unlink()
     return "theirs lacks model-00002-of-00003.safetensors, which its index names: download it again, whole"
@@ -170,6 +182,22 @@ def repeat_a_shard(folder: Path) -> str:
     other = next(folder.glob("model-00001*"))
     save_file(load_file(shard) | load_file(other), shard)
     return "weights that are there twice: model.embed_tokens.weight.*: keep one file of each"
+
+
+def name_a_pickle(folder: Path) -> str:
+    """With an index of safetensors, which are read without being asked for."""
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00002-of-00003.safetensors", "pytorch_model.bin"))
+    torch.save({"model.norm.weight": torch.ones(HIDDEN)}, folder / "pytorch_model.bin")
+    return (
+        "model.safetensors.index.json names pytorch_model.bin, expected files of this folder in .safetensors"
+    )
+
+
+def name_a_file_from_elsewhere(folder: Path) -> str:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-00002", "../model-00002"))
+    return "model.safetensors.index.json names ../model-00002-of-00003.safetensors, expected files of this folder"
 
 
 def break_the_index(folder: Path) -> str:
@@ -195,8 +223,8 @@ def break_the_generation_config(folder: Path) -> str:
 @pytest.mark.parametrize(
     "damage",
     [
-        drop_a_shard, truncate_a_shard, empty_a_shard, repeat_a_shard, break_the_index, break_the_config,
-        list_the_config, break_the_generation_config,
+        drop_a_shard, truncate_a_shard, empty_a_shard, repeat_a_shard, name_a_pickle, name_a_file_from_elsewhere,
+        break_the_index, break_the_config, list_the_config, break_the_generation_config,
     ],
 )  # fmt: skip
 def test_damaged_checkpoints_are_refused(tmp_path: Path, damage: Callable[[Path], str]):

@@ -194,7 +194,13 @@ def _converted(
                         f"shape {tuple(wanted[name])} by config.json: restore both from one copy"
                     )
                 # Copies, because safetensors refuses views into shared memory, such as parts of fused rows.
-                yield name, tensor.to(dtype or tensor.dtype, copy=True).contiguous()
+                copied = tensor.to(dtype or tensor.dtype, copy=True).contiguous()
+                if not copied.isfinite().all():
+                    raise ValueError(
+                        f"{stored} has numbers that are not finite in {copied.dtype}: download it again, or store it "
+                        "in a wider dtype"
+                    )
+                yield name, copied
 
 
 def _counted(tensors: Iterator[tuple[str, Tensor]], bar: Any) -> Iterator[tuple[str, Tensor]]:

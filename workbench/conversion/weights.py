@@ -67,13 +67,13 @@ def find_shards(folder: Path, *, allow_bin: bool) -> list[Shard]:
                 f"{name} has its weights as .bin alone, which are pickles: read them as tensors and nothing else with "
                 "--allow-bin (allow_bin=True), if you trust where they come from"
             )
-        return _indexed(folder, index) if index.is_file() else [Shard(single, _names(single))]
+        return _indexed(folder, index, single.suffix) if index.is_file() else [Shard(single, _names(single))]
     raise FileNotFoundError(
         f"no weights in {folder}: expected model.safetensors, or several files with model.safetensors.index.json"
     )
 
 
-def _indexed(folder: Path, index: Path) -> list[Shard]:
+def _indexed(folder: Path, index: Path, suffix: str) -> list[Shard]:
     try:
         listed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files: dict[str, list[str]] = {file: [] for file in sorted(listed.values())}
@@ -81,6 +81,11 @@ def _indexed(folder: Path, index: Path) -> list[Shard]:
             files[file].append(weight)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(index, error) from error
+    # An index of safetensors that names a pickle would have it read unasked.
+    if foreign := [file for file in files if Path(file).name != file or Path(file).suffix != suffix]:
+        raise ValueError(
+            f"{index.name} names {', '.join(foreign)}, expected files of this folder in {suffix}"
+        )
     if missing := [file for file in files if not (folder / file).is_file()]:
         raise ValueError(
             f"{folder.resolve().name} lacks {', '.join(missing)}, which its index names: download it again, whole"
