@@ -23,6 +23,7 @@ COMMANDS = (
     ["lab"],
     ["app"],
     ["transfer"],
+    ["convert"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

@@ -2,6 +2,8 @@
 from workbench import plots as plots
 from workbench.activations import Activations as Activations
 from workbench.activations import last_token_activations as last_token_activations
+from workbench.conversion import Conversion as Conversion
+from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
