@@ -24,6 +24,7 @@ COMMANDS = (
     ["app"],
     ["transfer"],
     ["show-prompt"],
+    ["convert"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],
