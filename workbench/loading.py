@@ -43,6 +43,9 @@ except ImportError:  # TransformerLens 4 has the bridge alone
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
 Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
 
+DEFAULT_BACKEND: Backend = "bridge" if HookedTransformer.__name__ == "TransformerBridge" else "hooked"
+"""What a model is loaded on unless told: a HookedTransformer where TransformerLens has it, else a bridge."""
+
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
 """What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated or incomplete."""
 
@@ -50,12 +53,14 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, Safetenso
 def load_model(
     x: str | Path | Model,
     *,
-    backend: Backend = "hooked",
+    backend: Backend = DEFAULT_BACKEND,
     tokenizer: PreTrainedTokenizerBase | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Model:
     """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
+
+    Unless told it is a HookedTransformer; TransformerLens 4 has none, and gives a bridge.
 
     Weights come from safetensors only and stay raw; no remote code runs; an embedded model or a folder
     downloads nothing, unless it holds a low-rank delta on a base from the hub. `dtype` is float32 and `device` the
