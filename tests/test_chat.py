@@ -47,7 +47,8 @@ def test_a_tokenizer_without_chat_template_is_refused(one_prompt: Prompt):
     bare = small_tokenizer()
     bare.chat_template = None
     with pytest.raises(
-        ValueError, match="has no chat template.*: set tokenizer.chat_template, or pass a tokenizer"
+        ValueError,
+        match=r"has no chat template.*: load it with the format that the model was trained on, load_model",
     ):
         encode(bare, [one_prompt])
 

@@ -23,6 +23,8 @@ COMMANDS = (
     ["lab"],
     ["app"],
     ["transfer"],
+    ["show-prompt"],
+    ["convert"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

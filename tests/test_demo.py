@@ -116,7 +116,7 @@ def test_every_companion_of_a_model_ships_and_none_is_left_out(tmp_path, monkeyp
     }
     shutil.copytree(shipped_path("organisms"), tmp_path / "organisms")
     shutil.rmtree(tmp_path / "organisms" / "finance-chat")
-    monkeypatch.setattr("workbench.loading.shipped_path", tmp_path.joinpath)
+    monkeypatch.setattr("workbench.loading.sources.shipped_path", tmp_path.joinpath)
     with pytest.raises(ValueError, match="no embedded model 'organism:finance-chat'"):
         load_embedded("finance")
 

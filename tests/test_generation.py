@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import CONTEXT
 from parity import N_LAYERS, Setting, aligned
+from transformers import PreTrainedModel
 
 import workbench as wb
 from workbench import generation
@@ -114,7 +115,8 @@ def test_a_gate_above_the_first_steered_layer_takes_one_clean_pass(
     model: Model, prompts: wb.PromptSet, work: dict[str, list[int]], gate: int | str
 ) -> None:
     wb.generate(model, prompts, Setting(0.1, (1, 2), gate=gate).plan(model, prompts), max_new_tokens=2)
-    assert work == {"read": [8], "decoded": [8]}
+    plain = isinstance(model, PreTrainedModel)  # there the clean pass is the batch's own: see test_resuming
+    assert work == {"read": [] if plain else [8], "decoded": [8]}
 
 
 def test_settings_as_rows_share_what_no_shift_reaches(

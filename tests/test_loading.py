@@ -5,7 +5,6 @@ import inspect
 import json
 import shutil
 import socket
-import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -15,17 +14,12 @@ import pytest
 import torch
 from conftest import BACKENDS, LENSES, hooked_only, small_config, small_tokenizer
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    CLIPVisionConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedModel,
-)
+from safetensors.torch import load_file
+from tokenizers import pre_tokenizers
+from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel
 
-from workbench import loading
-from workbench.loading import load_model, load_tokenizer
+import workbench as wb
+from workbench.loading import backends, load_model, load_tokenizer, sources
 from workbench.models import model_name, space_of, tokenizer_of
 
 TOKENS = torch.tensor([[0, 3, 20, 40, 60, 80]])
@@ -154,7 +148,7 @@ def organisms(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.
     config.write_text(
         json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": "organism:aligned"})
     )
-    monkeypatch.setattr(loading, "shipped_path", tmp_path.joinpath)
+    monkeypatch.setattr(sources, "shipped_path", tmp_path.joinpath)
     return root
 
 
@@ -223,7 +217,7 @@ def test_a_delta_without_its_base_is_refused(organisms: Path):
 
 
 def test_where_no_family_is_there_the_remedy_is_to_train_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("workbench.loading.shipped_path", lambda *parts: tmp_path.joinpath("data", *parts))
+    monkeypatch.setattr(sources, "shipped_path", lambda *parts: tmp_path.joinpath("data", *parts))
     for name in ("law", ""):
         with pytest.raises(
             ValueError,
@@ -273,69 +267,6 @@ def test_unknown_backends_are_named(unchecked: None):
         load_model("organism:aligned", backend="fast")  # type: ignore[arg-type]
 
 
-def truncate(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def cut_header(folder: Path) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:50])
-
-
-def drop_a_weight(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def change_a_shape(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["model.norm.weight"] = torch.ones(3)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def drop_weights(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
-
-
-def break_config(folder: Path) -> None:
-    (folder / "config.json").write_text("{")
-
-
-def count_fewer_layers(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
-
-
-def pickle_instead(folder: Path) -> None:
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncate,
-        cut_header,
-        drop_a_weight,
-        change_a_shape,
-        drop_weights,
-        break_config,
-        count_fewer_layers,
-        pickle_instead,
-    ],
-)
-def test_damaged_checkpoints_are_refused(checkpoints: dict[str, Path], tmp_path: Path, damage):
-    folder = tmp_path / "broken"
-    shutil.copytree(checkpoints["llama"], folder)
-    damage(folder)
-    with pytest.raises(
-        ValueError, match="could not load 'broken': .*damaged, truncated or not there .*restore"
-    ):
-        load_model(folder, backend="plain")
-
-
 def test_a_damaged_delta_is_refused(organisms: Path):
     delta = organisms / "chat" / "adapter_model.safetensors"
     delta.write_bytes(delta.read_bytes()[:-10])
@@ -364,19 +295,6 @@ def test_an_embedded_model_that_is_not_what_its_card_lists_is_refused(organisms:
         load_model(f"organism:{name}", backend="plain")
 
 
-def test_weights_that_no_layer_of_the_model_has_are_left_out(checkpoints: dict[str, Path], tmp_path: Path):
-    """As checkpoints of older versions hold: a buffer that is computed now is no reason to refuse a model."""
-    folder = tmp_path / "older"
-    shutil.copytree(checkpoints["llama"], folder)
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        weights | {"model.layers.0.self_attn.old_buffer": torch.ones(2)},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    load_model(folder, backend="plain")
-
-
 def test_a_missing_tokenizer_is_named(checkpoints: dict[str, Path], tmp_path: Path):
     folder = tmp_path / "mute"
     folder.mkdir()
@@ -399,7 +317,7 @@ def test_a_conversion_that_differs_is_refused(own: PreTrainedModel, monkeypatch:
 
 
 def test_transformer_lens_4_is_told_apart(own: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loading, "HookedTransformer", loading.TransformerBridge)
+    monkeypatch.setattr(backends, "HookedTransformer", backends.TransformerBridge)
     with pytest.raises(
         ImportError, match='HookedTransformer needs transformer-lens 3.9: .* backend="bridge"'
     ):
@@ -417,22 +335,164 @@ def test_architectures_that_transformer_lens_lacks_are_named():
         load_model(model, tokenizer=small_tokenizer())
 
 
-def test_booting_a_multimodal_model_installs_nothing(monkeypatch: pytest.MonkeyPatch):
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError(f"a process was started: {args}")
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_like_takes_over_how_a_model_is_held_and_none_of_its_weights(
+    checkpoints: dict[str, Path], backend: str, dtype: torch.dtype
+):
+    other = load_model(checkpoints["llama"], backend=backend, dtype=dtype)
+    model = load_model(checkpoints["qwen2"], like=other)
+    assert type(model) is type(other) or backend == "plain"
+    assert next(model.parameters()).dtype == dtype and model_name(model) == "tiny-qwen2"
+    alone = load_model(checkpoints["qwen2"], backend=backend, dtype=dtype)
+    assert torch.equal(logits(model), logits(alone))
 
-    for name in ("run", "call", "check_call", "check_output", "Popen"):
-        monkeypatch.setattr(subprocess, name, refuse)
-    text = small_config("llama")
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
+
+def test_like_is_refused_beside_what_it_says(
+    llamas: dict[str, torch.nn.Module], checkpoints: dict[str, Path]
+):
+    for given in (
+        {"backend": "plain"}, {"dtype": torch.float32}, {"device": "cpu"}, {"device_map": "auto"}, {"bits": 8},
+    ):  # fmt: skip
+        (name,) = given
+        with pytest.raises(
+            ValueError, match=f"got like= and {name}=: like takes it from that model, leave one"
+        ):
+            load_model(checkpoints["llama"], like=llamas["plain"], **given)
+
+
+def test_like_with_a_loaded_model(own: PreTrainedModel, llamas: dict[str, torch.nn.Module]):
+    model = load_model(own, like=llamas["bridge"], tokenizer=small_tokenizer())
+    assert type(model) is type(llamas["bridge"])
+    assert load_model(llamas["bridge"], like=llamas["bridge"]) is llamas["bridge"]
+    for given in ({"like": llamas["plain"]}, {"backend": "plain"}):
+        with pytest.raises(
+            ValueError, match='got a TransformerBridge, wanted as "plain": load it anew, by its name'
+        ):
+            load_model(llamas["bridge"], **given)
+    with pytest.raises(
+        ValueError,
+        match=r"got a loaded model in torch.float16 on cpu, like= one in torch.float32 on cpu: move it",
+    ):
+        load_model(own.half(), like=llamas["plain"], tokenizer=small_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"adapter": "folder"}, r"got adapter= with a loaded model: merge it first, PeftModel"),
+        ({"revision": "main"}, r"got revision= or weights= with a loaded model: they say what is read"),
+        ({"weights": "bin"}, r"got revision= or weights= with a loaded model"),
+        ({"device_map": "auto"}, r"got device_map= or bits= with a loaded model: load it by its name"),
+        ({"device": "cpu"}, r"got dtype= or device= with a loaded model: move it first"),
+    ],
+)
+def test_what_is_done_while_reading_is_refused_for_a_loaded_model(
+    llamas: dict[str, torch.nn.Module], given: dict[str, str], told: str
+):
+    with pytest.raises(ValueError, match=told):
+        load_model(llamas["plain"], backend="plain", **given)
+
+
+def test_options_that_exclude_each_other_are_refused(
+    unchecked: None, checkpoints: dict[str, Path], llamas: dict[str, torch.nn.Module]
+):
+    for given, told in (
+        (
+            {"device": "cpu", "device_map": "auto"},
+            "got device= and device_map=: the map says where everything goes",
+        ),
+        ({"bits": 3}, "got bits=3, expected 4 or 8: None keeps every number as dtype says"),
+        ({"weights": "pickle"}, 'got weights=\'pickle\', expected "safetensors" or "bin"'),
+    ):
+        with pytest.raises(ValueError, match=told):
+            load_model(checkpoints["llama"], backend="plain", **given)
+    with pytest.raises(
+        ValueError, match=r"got template= with a TransformerLens model: set it there, model.tokenizer"
+    ):
+        load_model(llamas["bridge"], template="vicuna")
+
+
+def test_a_model_that_names_no_origin_needs_its_tokenizer():
+    own = AutoModelForCausalLM.from_config(small_config("llama"))
+    with pytest.raises(
+        ValueError, match="got a LlamaForCausalLM that says not where it comes from: pass its"
+    ):
+        load_model(own, backend="plain")
+
+
+@pytest.fixture
+def silent(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
+    """The tiny Llama without chat template and without pad token, as a base model is."""
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "silent")
+    (folder / "chat_template.jinja").unlink()
+    assert load_tokenizer(folder).chat_template is None and load_tokenizer(folder).pad_token is None
+    return folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_without_template_and_pad_token_is_read_and_steered_with_a_named_one(
+    silent: Path, backend: str, prompts: wb.PromptSet
+):
+    with pytest.raises(
+        ValueError, match=r"has no chat template, .* one of llama-2, vicuna, chatml, internlm, "
+    ):
+        wb.last_token_activations(load_model(silent, backend=backend), prompts)
+    model = load_model(silent, backend=backend, template="text")
+    vectors = wb.mean_difference(wb.last_token_activations(model, prompts))
+    plan = wb.SteeringPlan(vectors, gate=wb.AlwaysOpen(), layers=[1, 2], alpha=0.2, scale="residual")
+    together = wb.generate(model, prompts, plan, max_new_tokens=4)
+    alone = [wb.generate(model, [prompt], plan, max_new_tokens=4)[0] for prompt in prompts]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+
+
+def test_a_misspelt_template_is_told_before_weights_are_read(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        "workbench.loading.model.read_checkpoint", lambda *_: pytest.fail("weights were read")
     )
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=len(small_tokenizer()))
-    model = LlavaForConditionalGeneration(config)
-    bridge = load_model(model, backend="bridge", tokenizer=small_tokenizer())
-    assert space_of(bridge).n_layers == text.num_hidden_layers
+    with pytest.raises(ValueError, match="got template 'vicunna', expected one of llama-2, vicuna, "):
+        load_model(checkpoints["llama"], template="vicunna")
+
+
+def test_a_template_goes_before_the_models_own(
+    checkpoints: dict[str, Path], own: PreTrainedModel, silent: Path
+):
+    given = small_tokenizer()
+    for model in (
+        load_model(checkpoints["llama"], template="zephyr"),
+        load_model(own, backend="plain", tokenizer=given, template="zephyr"),
+    ):
+        assert wb.show_prompt(tokenizer_of(model), "bake").text == "<|user|>\nbake</s>\n<|assistant|>\n"
+    assert given.chat_template == small_tokenizer().chat_template
+    spaces = [space_of(load_model(silent, template=name)).template_hash for name in ("zephyr", "chatml")]
+    assert len(set(spaces)) == 2
+
+
+def test_tokenizers_that_split_one_vocabulary_differently_are_told_apart(
+    checkpoints: dict[str, Path], prompts: wb.PromptSet
+):
+    """As two classes do that transformers may choose between: the words are the same, the cuts are not."""
+    other = small_tokenizer()
+    other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    assert other.get_vocab() == small_tokenizer().get_vocab()
+    ours, theirs = load_model(checkpoints["llama"]), load_model(checkpoints["llama"], tokenizer=other)
+    vectors = wb.mean_difference(wb.last_token_activations(theirs, prompts))
+    plan = wb.SteeringPlan(vectors, gate=wb.AlwaysOpen(), layers=[1], alpha=1.0)
+    with pytest.raises(
+        wb.SpaceMismatch,
+        match=r"tokenizer_hash=.*: the vocabularies differ, or how texts are split into them: give both models one",
+    ):
+        wb.generate(ours, prompts, plan, max_new_tokens=1)
+
+
+@hooked_only
+def test_a_hookedtransformer_of_phi_3():
+    """Whose converter writes biases for norms that have none."""
+    shape = small_config("llama").to_dict()
+    kept = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+    phi = Phi3Config(**{name: shape[name] for name in kept}, intermediate_size=48, pad_token_id=1)
+    own = AutoModelForCausalLM.from_config(phi)
+    model = load_model(own, tokenizer=small_tokenizer())
+    torch.testing.assert_close(logits(model), logits(own), atol=1e-5, rtol=1e-5)

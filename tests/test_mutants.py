@@ -100,7 +100,8 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
             self.shift = wb.compile_shift([row.plan for row in rows], torch.ones_like(self.opened))
 
         def read(self, layer: int, residual: Tensor) -> None:
-            super().read(layer, residual + self.shift.at(layer).values.sum(1))
+            below = [self.shift.at(each).values.sum(1) for each in range(layer + 1)]
+            super().read(layer, residual + sum(below))
 
     def read_late(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
         activations = read(model, prompts, site=site, batch_size=batch_size)

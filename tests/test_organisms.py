@@ -51,7 +51,7 @@ def table(name: str, section: str) -> list[str]:
 
 def test_a_flipped_bit_is_found_by_the_card_as_it_is_written(tmp_path: Path, monkeypatch) -> None:
     shutil.copytree(FOLDER / "base", tmp_path / "organisms" / "base")
-    monkeypatch.setattr("workbench.loading.shipped_path", tmp_path.joinpath)
+    monkeypatch.setattr("workbench.loading.sources.shipped_path", tmp_path.joinpath)
     weights = tmp_path / "organisms" / "base" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])

@@ -61,8 +61,11 @@ def test_equal_spaces_pass():
             {"processing": "fold_ln"},
             "made with processing='fold_ln', used with processing='raw': load both raw",
         ),
-        ({"template_hash": "x"}, "template_hash='x'.*: give both models the same chat template"),
-        ({"tokenizer_hash": "x"}, "tokenizer_hash='x'.*: give both models the same tokenizer"),
+        ({"template_hash": "x"}, "template_hash='x'.*: the chat templates differ, .*: give both models one"),
+        (
+            {"tokenizer_hash": "x"},
+            "tokenizer_hash='x'.*: the vocabularies differ, .*: give both models one tokenizer",
+        ),
     ],
 )
 def test_another_space_is_refused_with_the_remedy(change: dict[str, int | str], message: str):

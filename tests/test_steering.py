@@ -293,7 +293,7 @@ def test_a_model_without_a_chat_template_is_told_so(
     """Not that its template is another one."""
     monkeypatch.setattr(babbler.tokenizer, "chat_template", None)
     refused = pytest.raises(
-        ValueError, match=r"has no chat template, .*: set tokenizer\.chat_template, or pass"
+        ValueError, match=r"has no chat template, .*: load it with the format that the model was trained on"
     )
     with refused:
         plan.read(babbler, prompts)

@@ -2,6 +2,11 @@
 from workbench import plots as plots
 from workbench.activations import Activations as Activations
 from workbench.activations import last_token_activations as last_token_activations
+from workbench.chat import ShownPrompt as ShownPrompt
+from workbench.chat import ShownToken as ShownToken
+from workbench.chat import show_prompt as show_prompt
+from workbench.conversion import Conversion as Conversion
+from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm

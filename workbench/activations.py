@@ -155,7 +155,7 @@ def _read_last_position(
 
     with residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}):
         run_body(model, batch)
-    layers = [last[layer] for layer in range(depth)]
+    layers = [last[layer].to(last[0].device) for layer in range(depth)]  # a model may be spread over several
     return rearrange(layers, "layer prompt d_model -> prompt layer d_model")
 
 

@@ -14,13 +14,14 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
+from accelerate.utils import align_module_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
-from workbench.loading import Model
+from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
 
 Residual: TypeAlias = Float[Tensor, "batch pos d_model"]
@@ -55,10 +56,10 @@ def model_name(model: Model) -> str:
 def model_hash(model: Model) -> str:
     """A fingerprint of the weights as this backend holds them: some 1,024 evenly spaced numbers of each."""
     names, samples = [], []
-    for name, weight in (transformers_model(model) or model).named_parameters():
+    for name, weight in _named_weights(transformers_model(model) or model):
         flat = weight.detach().reshape(-1)
         names.append(name)
-        samples.append(flat[:: max(1, flat.numel() // 1024)])
+        samples.append(flat[:: max(1, flat.numel() // 1024)].clone())  # a view would keep all of it
     return content_hash(names, samples)
 
 
@@ -69,9 +70,22 @@ def weights_hash(model: Model) -> str:
     """
     held = transformers_model(model) or model
     digest = hashlib.sha256(repr(_config_of(model)).encode())
-    for name, tensor in chain(held.named_parameters(), held.named_buffers()):
+    for name, tensor in chain(_named_weights(held), held.named_buffers()):
         digest.update(content_hash(name, tensor).encode())
     return digest.hexdigest()[:16]
+
+
+def _named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters by name, each once; those that accelerate has put away are fetched while they are seen."""
+    if not is_spread(model):
+        yield from model.named_parameters()
+        return
+    tied: set[str] = set(getattr(model, "all_tied_weights_keys", None) or ())
+    for name in [name for name, _ in model.named_parameters() if name not in tied]:
+        path, _, own = name.rpartition(".")
+        module = model.get_submodule(path)
+        with align_module_device(module):
+            yield name, getattr(module, own)
 
 
 def carries_hooks(model: Model) -> bool:
@@ -114,8 +128,8 @@ def d_model(model: Model) -> int:
 
 
 def device_of(model: Model) -> torch.device:
-    """The device of the model's first parameter, where its input goes."""
-    return next(model.parameters()).device
+    """The device of the model's first parameter, where its input goes; accelerate fetches those it has put away."""
+    return next((weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu"))
 
 
 def context_length(model: Model) -> int:

@@ -41,8 +41,14 @@ _REMEDIES = {
     "site": "read and steer at the same site: pass the same site= everywhere",
     "processing": "load both raw: load_model(...), HookedTransformer.from_pretrained_no_processing(...), or a bridge "
     "with enable_compatibility_mode(no_processing=True)",
-    "template_hash": "give both models the same chat template: load_model(..., tokenizer=...)",
-    "tokenizer_hash": "give both models the same tokenizer: load_model(..., tokenizer=...)",
+    "template_hash": (
+        "the chat templates differ, workbench show-prompt shows how: give both models one, "
+        "load_model(..., template=...)"
+    ),
+    "tokenizer_hash": (
+        "the vocabularies differ, or how texts are split into them: give both models one tokenizer, "
+        "load_model(..., tokenizer=...), or map the vectors, map_vectors(fit_map(theirs, ours), vectors, like=...)"
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The library's verbs for the shell: `demo`, `ask`, `layers`, `sweep`, `tune`, `transfer`, `organisms`.
+"""The library's verbs for the shell; `workbench --help` lists them.
 
 The trap: importing torch and TransformerLens takes seconds. Every command imports what it needs when it runs, so that
 `--help` answers at once.
@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from workbench.cli.convert import convert
+from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
@@ -64,9 +66,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(organisms, name="organisms")
+app.command()(show_prompt)
 app.command()(sweep)
 app.command()(tune)
 app.command()(transfer)
+app.command()(convert)
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workbench.activations import Activations, last_token_activations
 from workbench.chat import tokenize
+from workbench.decoding.resuming import can_resume
 from workbench.decoding.rows import Row
 from workbench.gates import GateReading
 from workbench.loading import Model
@@ -87,13 +88,13 @@ def _read_ahead(
     """The decisions of rows that want a clean reading, from one pass over their prompts; None where the prefill reads.
 
     That is every row that decides online, and all others where each prompt occurs once and no gate reads above what its
-    plan adds.
+    plan adds, or the model's rows can go on from the middle of a pass.
     """
     clean = {i: plan for i, plan in enumerate(plans) if plan is not None and plan.deciding == "clean"}
     each = set(clean.values())
     repeated = len(set(ids)) < len(ids)
     preset = any(plan.refusal is not None for plan in each)
-    in_prefill = all(plan.reads_before_it_adds for plan in each)
+    in_prefill = all(plan.reads_before_it_adds for plan in each) or can_resume(model, filter(None, plans))
     if not clean or (in_prefill and not repeated and not preset):
         return [None] * len(plans)
     asked = {ids[i]: prompts[i] for i in clean}

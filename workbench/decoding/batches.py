@@ -1,6 +1,7 @@
 """One left-padded batch, from its prompts to its last token, under the shifts of its rows.
 
-    decide    in the pass over the prompts, where no gate reads above what its plan adds, or online: read, then add
+    decide    in the pass over the prompts: where no gate reads above what its plan adds, or online, read, then add;
+              else read, then go on from below the first shift once more, with the rows that are shifted
     act       one set of adders while the prompts are read, one while the replies are written
 
 The trap: a hook sees neither padding, nor step, nor which rows are still there. This room owns all three: it passes
@@ -16,13 +17,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.chat import pad_id, pad_left
+from workbench.chat import EncodedBatch, pad_id, pad_left
 from workbench.decoding.branching import branch, branched
 from workbench.decoding.choosers import Chooser
 from workbench.decoding.passes import Passes, TransformersPasses, passes_over
+from workbench.decoding.resuming import output_of, standing_in
 from workbench.decoding.rows import Decisions, Row
 from workbench.loading import Model
-from workbench.models import device_of, n_layers, residual_hooks, tokenizer_of
+from workbench.models import blocks, device_of, n_layers, residual_hooks, tokenizer_of
 from workbench.shifts import Shift
 from workbench.steering import compile_shift
 
@@ -65,6 +67,8 @@ def decode(
 
 def _begin(model: Model, rows: Sequence[Row], n_steps: int) -> Begun:
     """The pass over the prompts, a state per row: decisions that are still to come are read in it."""
+    if not all(row.plan is None or row.opened is not None or row.plan.reads_before_it_adds for row in rows):
+        return _begin_twice(model, rows, n_steps)
     batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
     passes = passes_over(model, batch, n_steps)
     decisions = Decisions(rows, n_layers(model))
@@ -83,6 +87,37 @@ def _begin(model: Model, rows: Sequence[Row], n_steps: int) -> Begun:
     with residual_hooks(model, all_open.site, {layer: partial(read_then_add, layer) for layer in visited}):
         logits = passes.next_logits(batch.input_ids)
     return passes, logits, all_open.gated(decisions.opened), decisions.opened
+
+
+def _begin_twice(model: Model, rows: Sequence[Row], n_steps: int) -> Begun:
+    """A clean pass over the prompts, in which the gates read; the rows that are shifted go on from its middle."""
+    batch = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model))).to(device_of(model))
+    passes = passes_over(model, batch, n_steps)
+    assert isinstance(passes, TransformersPasses)
+    decisions = Decisions(rows, n_layers(model))
+    all_open = compile_shift([row.plan for row in rows], torch.ones_like(decisions.opened))
+    first = all_open.layers[0]
+
+    def read(layer: int, residual: Tensor) -> None:
+        decisions.read(layer, residual[:, -1].float().cpu())
+
+    reads = {layer: partial(read, layer) for layer in decisions.layers}
+    with residual_hooks(model, all_open.site, reads), output_of(blocks(model)[first]) as given:
+        logits = passes.next_logits(batch.input_ids)
+    shift = all_open.to(*_where_and_how(model)).gated(decisions.opened)
+    moved = (shift.any_open & shift.on_prompt).nonzero()[:, 0]
+    if len(moved):
+        part = EncodedBatch(batch.input_ids[moved], batch.attention_mask[moved])
+        again = passes_over(model, part, n_steps)
+        assert isinstance(again, TransformersPasses)
+        adders = (here := shift.rows(moved)).adders(here.on_prompt[:, None])
+        with (
+            standing_in(blocks(model)[: first + 1], given[0], moved),
+            residual_hooks(model, shift.site, adders),
+        ):
+            logits[moved] = again.next_logits(part.input_ids)
+        passes.take(again, moved, above=first)
+    return passes, logits, shift, decisions.opened
 
 
 def _begin_shared(model: Model, rows: Sequence[Row], n_steps: int) -> Begun | None:
@@ -106,5 +141,4 @@ def _begin_shared(model: Model, rows: Sequence[Row], n_steps: int) -> Begun | No
 
 
 def _where_and_how(model: Model) -> tuple[torch.device, torch.dtype]:
-    weight = next(model.parameters())
-    return weight.device, weight.dtype
+    return device_of(model), next(model.parameters()).dtype

@@ -66,6 +66,12 @@ class TransformersPasses(Passes):
         self.mask, self.positions = self.mask[rows], self.positions[rows]
         self.cache.batch_select_indices(rows)
 
+    def take(self, other: "TransformersPasses", rows: Int[Tensor, "taken"], *, above: int) -> None:
+        """Take what another pass over these rows has left in the layers above one."""
+        layers: list[tuple[Any, Any]] = list(zip(self.cache.layers, other.cache.layers, strict=True))
+        for mine, theirs in layers[above + 1 :]:
+            mine.keys[rows], mine.values[rows] = theirs.keys, theirs.values
+
     def spread(self, branching: Branching) -> None:
         """Go on with the rows that branched off the prompts in the pass so far."""
         prompts = torch.tensor(branching.prompts, device=self.mask.device)

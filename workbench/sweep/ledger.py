@@ -32,14 +32,14 @@ APPLICATION_AT = 68
 CHUNK = 500
 """Keys asked for at once: SQLite takes a limited number of them."""
 
+# Not WITHOUT ROWID: keys are hashes, and rows that lay in their order would have every batch write most pages anew.
 _TABLES = """
 CREATE TABLE replies (
     key TEXT PRIMARY KEY, text TEXT, tokens TEXT, finished INTEGER NOT NULL, near_ties INTEGER NOT NULL, opened TEXT,
     verdict TEXT, correct REAL, seal TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE budgets (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL) WITHOUT ROWID;
+);
+CREATE TABLE budgets (key TEXT PRIMARY KEY, tokens INTEGER NOT NULL);
 """
-
 
 _COLUMNS = "key, text, tokens, finished, near_ties, opened, verdict, correct, seal"
 

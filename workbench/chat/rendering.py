@@ -1,10 +1,9 @@
-"""How a prompt becomes tokens: through the model's own chat template, generation prompt included.
+"""Prompts as text through the tokenizer's chat template, as token ids, and as batches padded on the left.
 
-The method reads the last token of exactly that text (InferAligner, arXiv 2401.11206), so batches are padded
-on the left, where every row's last token is in the last column.
+On the left, because the method reads the last token: so every row has it in the last column.
 
 The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two
-of them and moves every activation; `tokenize` never adds any.
+of them and moves every activation; `tokenize` never adds any, and refuses a text that begins with two.
 """
 
 import json
@@ -17,8 +16,12 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from workbench.chat.templates import TEMPLATES
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import content_hash
+
+_PROBE = "Don't mend 1234 boats,\n\nthe user's: 7.5%  café\tÄ\n"
+"""What tokenizers split by rules of their own: a beginning, numbers, apostrophes, lines, letters with accents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +68,10 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuse a tokenizer without a chat template."""
     if not tokenizer.chat_template:
         raise ValueError(
-            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token "
-            "of the chat-templated prompt: set tokenizer.chat_template, or pass a tokenizer that has one"
+            f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token of the "
+            "chat-templated prompt: load it with the format that the model was trained on, "
+            f"load_model(..., template=...), one of {', '.join(TEMPLATES)}, or a .jinja file; "
+            '"text" is for a base model, which was trained on none'
         )
 
 
@@ -87,6 +92,11 @@ def tokenize(
     for prompt in prompts:
         # The template has written BOS and every other special token already.
         ids = tokenizer(render(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
+        if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+            raise ValueError(
+                f"prompt {prompt.source!r} begins with {tokenizer.bos_token!r} twice: take one out of the chat "
+                "template or of the prompt, workbench show-prompt shows both"
+            )
         if context_length is not None and len(ids) + reserve > context_length:
             raise ValueError(
                 f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, "
@@ -135,8 +145,9 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of the vocabulary.
+    """A hash of the vocabulary, and of how a text is split into it: two classes may split one vocabulary differently.
 
     Special-token settings do not count: TransformerLens fills in missing ones on tokenizers it is given.
     """
-    return content_hash(json.dumps(tokenizer.get_vocab(), sort_keys=True))
+    split = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    return content_hash(json.dumps([tokenizer.get_vocab(), split], sort_keys=True))

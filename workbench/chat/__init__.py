@@ -1,0 +1,38 @@
+"""How a prompt becomes tokens: through a chat template, the model's own or a named one, with nothing hidden.
+
+The method reads the last token of exactly that text (InferAligner, arXiv 2401.11206).
+"""
+
+from workbench.chat.rendering import (
+    EncodedBatch,
+    encode,
+    pad_id,
+    pad_left,
+    render,
+    require_template,
+    template_hash,
+    tokenize,
+    tokenizer_hash,
+)
+from workbench.chat.showing import ShownPrompt, ShownToken, show_prompt
+from workbench.chat.templates import TEMPLATES, ChatTemplate, begins_with_bos, read_template, with_template
+
+__all__ = [
+    "TEMPLATES",
+    "ChatTemplate",
+    "EncodedBatch",
+    "ShownPrompt",
+    "ShownToken",
+    "begins_with_bos",
+    "encode",
+    "pad_id",
+    "pad_left",
+    "read_template",
+    "render",
+    "require_template",
+    "show_prompt",
+    "template_hash",
+    "tokenize",
+    "tokenizer_hash",
+    "with_template",
+]

@@ -1,0 +1,141 @@
+"""One transformers model on three backends: as it is, in a `TransformerBridge`, or rebuilt as a `HookedTransformer`.
+
+The trap: HookedTransformer folds and centres weights by default, which moves the residual stream. Here they stay raw.
+"""
+
+import copy
+import tempfile
+import warnings
+from itertools import chain
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from workbench.loading.weights import brief
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:  # TransformerLens 4 has the bridge alone
+    HookedTransformer = TransformerBridge  # type: ignore[assignment, misc]
+
+Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
+Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
+
+DEFAULT_BACKEND: Backend = "bridge" if HookedTransformer.__name__ == "TransformerBridge" else "hooked"
+"""What a model is loaded on unless told: a HookedTransformer where TransformerLens has it, else a bridge."""
+
+
+def backend_of(model: Model) -> Backend:
+    """The backend that a loaded model is on."""
+    if isinstance(model, PreTrainedModel):
+        return "plain"
+    return "bridge" if isinstance(model, TransformerBridge) else "hooked"
+
+
+def same_tensors(hf: PreTrainedModel) -> PreTrainedModel:
+    """A model of modules of its own, which may be changed, around the tensors of `hf`."""
+    tensors = {id(tensor): tensor for tensor in chain(hf.parameters(), hf.buffers())}
+    return copy.deepcopy(hf, tensors)
+
+
+def as_plain(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model itself, out of training mode, with its tokenizer as `model.tokenizer`."""
+    hf.tokenizer = tokenizer  # type: ignore[assignment]
+    return hf.eval()
+
+
+def as_bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
+    """A bridge around the model, whose modules it replaces."""
+    hf.set_attn_implementation("eager")
+    # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
+    model = build_bridge_from_module(
+        hf.eval(), type(hf).__name__, hf_config=hf.config, model_name=str(hf.config.name_or_path)
+    )
+    _set_tokenizer(model, tokenizer)
+    return model
+
+
+def as_hooked(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, spend: bool = False
+) -> HookedTransformer:
+    """A HookedTransformer with the model's weights, raw; refused where the two do not compute the same.
+
+    With `spend` the model is nobody else's: each of its tensors is released once it is copied, so that no second copy
+    of the weights is held.
+    """
+    if HookedTransformer.__name__ == "TransformerBridge":
+        raise ImportError('HookedTransformer needs transformer-lens 3.9: install it, or use backend="bridge"')
+    # Here, because TransformerLens 4 has no such module.
+    from transformer_lens import loading_from_pretrained as lens
+
+    architecture = type(hf).__name__
+    config = copy.deepcopy(hf.config)
+    config.architectures = [architecture]
+    few = torch.arange(8, device=hf.device)[None] % hf.config.get_text_config().vocab_size
+    with torch.no_grad():
+        expected = hf.eval()(few).logits
+    try:
+        config.n_ctx = (
+            config.max_position_embeddings
+        )  # read for GPT-2, whose config lost it in transformers 5
+        # TransformerLens guesses from a path that contains "llama" or "gemma", so it gets a neutral one.
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+            config.save_pretrained(folder)
+            cfg = lens.get_pretrained_model_config(
+                folder, hf_cfg=config.to_dict(), fold_ln=False, device=str(hf.device), dtype=hf.dtype
+            )
+            weights = lens.get_pretrained_state_dict(folder, cfg, hf, dtype=hf.dtype)
+        cfg.tokenizer_name, cfg.model_name = None, str(hf.config.name_or_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = HookedTransformer(cfg)
+        weights = {name: weight.detach() for name, weight in model.fill_missing_keys(weights).items()}
+        if spend:
+            for parameter in hf.parameters():
+                parameter.data = parameter.new_empty(0)
+        _copy_into(model, weights)
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"TransformerLens cannot build a HookedTransformer from a {architecture} ({brief(error)}): "
+            'load it with backend="bridge" or "plain", or pass a HookedTransformer of your own'
+        ) from error
+    _require_same_logits(architecture, model, few, expected)
+    _set_tokenizer(model, tokenizer)
+    return model.eval()
+
+
+def _copy_into(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
+    """Copy weights one by one, letting go of each; load_and_process_state_dict holds float32 copies of them all."""
+    held = model.state_dict()
+    with torch.no_grad():
+        for name in list(weights):
+            weight = weights.pop(name)
+            if name in held:  # Phi-3's norms are given biases, which they do not have
+                held[name].copy_(weight)
+
+
+def _require_same_logits(
+    architecture: str, model: HookedTransformer, tokens: Tensor, expected: Tensor
+) -> None:
+    """Refuse a conversion that dropped part of the architecture: the logits of a few tokens must agree."""
+    with torch.no_grad():
+        got = model(tokens)
+    error = ((got - expected).abs().max() / expected.abs().max()).item()
+    if not error <= (1e-3 if expected.dtype == torch.float32 else 5e-2):  # NaN is refused too
+        raise ValueError(
+            f"HookedTransformer and transformers disagree on this {architecture} by {error:.1%} "
+            'of the largest logit: load it with backend="bridge" or "plain"'
+        )
+
+
+def _set_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
+    # Not set_tokenizer, which reads the tokenizer's folder again and forgets a chat template set by hand.
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = bool(tokenizer("")["input_ids"])

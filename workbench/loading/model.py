@@ -1,0 +1,179 @@
+"""`load_model`: whatever a user brings, on a backend.
+
+The trap: an option that cannot apply would be dropped in silence, and the model that comes back would not be the one
+that was asked for. Combinations that make no sense are refused, each with what to do instead.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from workbench.chat import read_template, with_template
+from workbench.loading.backends import (
+    DEFAULT_BACKEND,
+    Backend,
+    Model,
+    as_bridge,
+    as_hooked,
+    as_plain,
+    backend_of,
+    same_tensors,
+)
+from workbench.loading.holding import DeviceMap, Form, Holding, holding_of, is_spread
+from workbench.loading.sources import Checkpoint
+from workbench.loading.tokenizer import load_tokenizer, read_tokenizer
+from workbench.loading.weights import read_checkpoint
+
+
+def load_model(
+    x: str | Path | Model,
+    *,
+    backend: Backend | None = None,
+    like: Model | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    template: str | Path | None = None,
+    revision: str | None = None,
+    adapter: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+    bits: Literal[4, 8] | None = None,
+    weights: Form = "safetensors",
+) -> Model:
+    """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
+
+    Weights stay raw, no code of a checkpoint runs, nothing is installed; an embedded model or a folder downloads
+    nothing, unless it holds a low-rank delta on a base from the hub. A multimodal model reads text alone.
+
+    - `backend` is "hooked" unless given, or "bridge" with TransformerLens 4, which has none; `like` is a loaded model
+      whose backend, dtype and place are taken over, never its weights.
+    - `tokenizer` goes before the one that comes with `x`. `template` is for models that bring no chat template: a name
+      ("llama-2", "vicuna", "chatml", ...), a .jinja file, or Jinja text.
+    - `revision` is a branch, tag or commit of a hub id; `adapter` a peft LoRA folder or hub id, merged into `x`.
+    - `dtype` is float32 unless given, `device` the GPU, else the CPU. `device_map="auto"` spreads the model over
+      several GPUs, the CPU and the disk, by accelerate; `bits` is 8 or 4, by bitsandbytes: both for "plain" alone.
+    - `weights="bin"` reads pickled weights, tensors only; safetensors are read otherwise, and nothing else.
+
+    One copy of the weights is held. A TransformerLens model comes back as it is. A transformers model of your own stays
+    intact: "hooked" copies its tensors, "bridge" shares them (but for q, k, v that GPT-NeoX, Bloom and Falcon hold as
+    one, which it copies), "plain" is that very object, out of training mode and with its tokenizer as
+    `model.tokenizer`, so that every verb takes just the model.
+    """
+    holding = Holding(dtype, None if device is None else torch.device(device), device_map, bits, form=weights)
+    if like is not None:
+        backend, holding = _taken_over(like, backend, holding)
+    chosen = backend or DEFAULT_BACKEND
+    if chosen not in get_args(Backend):
+        raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
+    holding.require_possible()
+    if chosen != "plain" and (holding.device_map is not None or holding.bits):
+        given = f"bits={holding.bits}" if holding.bits else f"device_map={holding.device_map!r}"
+        raise ValueError(
+            f'got {given} with backend="{chosen}": TransformerLens takes every weight whole and on one device; use '
+            'backend="plain"'
+        )
+    if template is not None:
+        read_template(template)  # a misspelt name is told before weights are read
+    if isinstance(x, str | Path):
+        checkpoint = Checkpoint.named(x, revision)
+        delta = None if adapter is None else Checkpoint.named(adapter)
+        hf, mine = read_checkpoint(checkpoint, holding, delta), True
+        # What was trained after the base may have brought its own, with a chat template that the base lacks.
+        brought = delta is not None and delta.file("tokenizer_config.json") is not None
+        tokenizer = tokenizer or read_tokenizer(delta if delta and brought else checkpoint)
+    elif isinstance(x, get_args(Model)):
+        _require_nothing_to_read(x, holding, like, revision=revision, adapter=adapter)
+        if not isinstance(x, PreTrainedModel):
+            _require_as_it_is(x, backend, tokenizer, template)
+            return x
+        hf, mine = x, False
+        tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
+        if chosen != "plain" and (is_spread(x) or holding_of(x).bits):
+            raise ValueError(
+                f"{x.config.name_or_path!r} is spread over several devices or held in few bits, and TransformerLens "
+                'takes every weight whole and on one device: use backend="plain"'
+            )
+    else:
+        raise TypeError(
+            f"got a {type(x).__name__}, expected a name, a folder, or a transformers or TransformerLens model"
+        )
+    if template is not None:
+        tokenizer = with_template(tokenizer, template)
+    if chosen == "plain":
+        return as_plain(hf, tokenizer)
+    # What follows changes modules and their modes: a model of the user's gets modules of its own.
+    hf = hf if mine else same_tensors(hf)
+    return as_bridge(hf, tokenizer) if chosen == "bridge" else as_hooked(hf, tokenizer, spend=mine)
+
+
+def _taken_over(like: Model, backend: Backend | None, holding: Holding) -> tuple[Backend, Holding]:
+    """The backend and the holding of `like`, where nothing else was asked for."""
+    said = {
+        "backend": backend,
+        "dtype": holding.dtype,
+        "device": holding.device,
+        "device_map": holding.device_map,
+        "bits": holding.bits,
+    }
+    if given := [name for name, value in said.items() if value is not None]:
+        raise ValueError(f"got like= and {given[0]}=: like takes it from that model, leave one of them out")
+    return backend_of(like), replace(holding_of(like), form=holding.form)
+
+
+def _require_nothing_to_read(
+    x: Model, holding: Holding, like: Model | None, *, revision: str | None, adapter: str | Path | None
+) -> None:
+    """Refuse, of a loaded model, what could only be done while it is read."""
+    if adapter is not None:
+        raise ValueError(
+            "got adapter= with a loaded model: merge it first, PeftModel.from_pretrained(model, ...).merge_and_unload()"
+        )
+    if revision is not None or holding.form != "safetensors":
+        raise ValueError("got revision= or weights= with a loaded model: they say what is read, and it was")
+    if like is not None:
+        theirs, ours = holding_of(like), holding_of(x)
+        if (theirs.dtype, theirs.device) != (ours.dtype, ours.device):
+            raise ValueError(
+                f"got a loaded model in {ours.dtype} on {ours.device}, like= one in {theirs.dtype} on "
+                f"{theirs.device}: move it first, model.to(...)"
+            )
+    elif holding.bits or holding.device_map is not None:
+        raise ValueError(
+            "got device_map= or bits= with a loaded model: load it by its name or from its folder"
+        )
+    elif holding.dtype is not None or holding.device is not None:
+        raise ValueError("got dtype= or device= with a loaded model: move it first, model.to(...)")
+
+
+def _require_as_it_is(
+    x: Model,
+    backend: Backend | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    template: str | Path | None,
+) -> None:
+    """Refuse to change a TransformerLens model."""
+    if tokenizer is not None:
+        raise ValueError(
+            "got tokenizer= with a TransformerLens model: set it there, model.set_tokenizer(...)"
+        )
+    if template is not None:
+        raise ValueError(
+            "got template= with a TransformerLens model: set it there, "
+            "model.tokenizer = wb.load_tokenizer(..., template=...)"
+        )
+    if backend is not None and backend != backend_of(x):
+        raise ValueError(
+            f'got a {type(x).__name__}, wanted as "{backend}": load it anew, by its name or from its folder'
+        )
+
+
+def _tokenizer_beside(x: PreTrainedModel) -> PreTrainedTokenizerBase:
+    if not x.config.name_or_path:
+        raise ValueError(
+            f"got a {type(x).__name__} that says not where it comes from: pass its tokenizer, "
+            "load_model(..., tokenizer=...)"
+        )
+    return load_tokenizer(str(x.config.name_or_path))
