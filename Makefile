@@ -1,17 +1,24 @@
 # Everything from a machine that has Python and make. Every target sets up .venv first; that happens once,
-# and again when pyproject.toml or constraints.txt change.
+# and again when pyproject.toml or constraints.txt change. TransformerLens 4 has an environment of its own.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+VENV4  := .venv-tl4
+BIN4   := $(VENV4)/bin
+STAMP4 := $(VENV4)/.installed
+# What holds whatever version TransformerLens has: how models are loaded, read, gated and steered.
+CONTRACT := $(patsubst %,tests/test_%.py,loading models activations vectors gates steering parity mutants identities \
+	generation packing insight organisms exchange)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-kill lint notebooks pictures organisms organisms-all dose benchmarks benchmark-peers clean
+.PHONY: help demo test test-tl4 test-kill lint notebooks pictures organisms organisms-all dose benchmarks benchmark-peers clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -20,11 +27,20 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(STAMP4): pyproject.toml constraints.txt constraints-tl4.txt
+	$(PYTHON) -m venv --clear $(VENV4)
+	@awk -F== '!seen[$$1]++' constraints-tl4.txt constraints.txt >$(VENV4)/constraints.txt
+	$(BIN4)/python -m pip install --quiet --disable-pip-version-check -c $(VENV4)/constraints.txt -e '.[test]'
+	@touch $@
+
 demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL=1: every test prompt, into figures
 	$(BIN)/workbench demo $(if $(filter-out 0,$(FULL)),--full)
 
 test: $(STAMP)  ## the tests; SLOW=1: the long ones, too (wheel, snippet, course); ARGS=tests/test_gates.py: some
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
+
+test-tl4: $(STAMP) $(STAMP4)  ## the contract with TransformerLens 4, whose models are bridges, beside 3.9; ARGS as above
+	WORKBENCH_OTHER_PYTHON=$(BIN)/python $(BIN4)/python -m pytest $(or $(ARGS),$(CONTRACT))
 
 test-kill: $(STAMP)  ## a hundred kills in the middle of sweeps, of drivers, workers and nodes (half an hour); KILLS=30
 	WORKBENCH_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/test_kill.py --durations=0 $(ARGS)
@@ -66,5 +82,5 @@ benchmark-peers:  ## install the libraries that sweeps are compared with, each i
 	done
 
 clean:  ## remove the environments and every cache; data and figures stay
-	rm -rf $(VENV) .peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV4) .peers build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,7 +22,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from workbench.loading import Model, load_model
+from workbench.loading import DEFAULT_BACKEND, Model, load_model
 from workbench.prompts import Prompt, PromptSet
 
 huggingface_hub.constants.HF_HUB_OFFLINE = True
@@ -37,6 +37,13 @@ WORDS = (
     "please tell me about plan sure no cannot help what is sentiment of and then it from to"
 )
 N_LAYERS, D_MODEL, CONTEXT = 4, 32, 64
+
+# `make test-tl4` runs the contract where there are but two.
+BACKENDS = ("hooked", "bridge", "plain") if DEFAULT_BACKEND == "hooked" else ("bridge", "plain")
+LENSES = BACKENDS[:-1]  # the models that are TransformerLens' own
+hooked_only = pytest.mark.skipif(
+    "hooked" not in BACKENDS, reason="HookedTransformer is gone in TransformerLens 4"
+)
 
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
@@ -100,7 +107,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return folders
 
 
-@pytest.fixture(scope="session", params=["hooked", "bridge", "plain"])
+@pytest.fixture(scope="session", params=[pytest.param("hooked", marks=hooked_only), "bridge", "plain"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Each of the three backends."""
     return request.param
@@ -109,7 +116,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def llamas(checkpoints: dict[str, Path]) -> dict[str, Model]:
     """The tiny Llama on every backend."""
-    return {name: load_model(checkpoints["llama"], backend=name) for name in ("hooked", "bridge", "plain")}
+    return {name: load_model(checkpoints["llama"], backend=name) for name in BACKENDS}
 
 
 @pytest.fixture(scope="session")
@@ -118,9 +125,8 @@ def model(llamas: dict[str, Model], backend: str) -> Model:
     return llamas[backend]
 
 
-@pytest.fixture(scope="session")
-def prompts() -> PromptSet:
-    """Eight prompts of mixed lengths, half harmful and half harmless."""
+def eight_prompts() -> PromptSet:
+    """Prompts of mixed lengths, half harmful and half harmless."""
     harmful = (
         "steal a ring",
         "how do i break the lock",
@@ -136,6 +142,12 @@ def prompts() -> PromptSet:
     return PromptSet.from_texts("harmful", harmful, "harmful") + PromptSet.from_texts(
         "harmless", harmless, "harmless"
     )
+
+
+@pytest.fixture(scope="session")
+def prompts() -> PromptSet:
+    """Eight prompts of mixed lengths, half harmful and half harmless."""
+    return eight_prompts()
 
 
 @pytest.fixture
@@ -157,7 +169,7 @@ def babblers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
     from parity import save_babbler
 
     folder = save_babbler(tmp_path_factory.mktemp("babbler") / "babbler")
-    return {name: load_model(folder, backend=name) for name in ("hooked", "bridge", "plain")}
+    return {name: load_model(folder, backend=name) for name in BACKENDS}
 
 
 @pytest.fixture(scope="session")

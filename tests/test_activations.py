@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONTEXT, D_MODEL, N_LAYERS
+from conftest import CONTEXT, D_MODEL, LENSES, N_LAYERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -70,7 +70,7 @@ def test_half_precision_models_give_float32(checkpoints: dict[str, Path], prompt
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_mid", "resid_post"])
 def test_a_cache_gives_the_same(llamas: dict[str, Model], prompts: PromptSet, site: str):
-    for backend in ("hooked", "bridge"):
+    for backend in LENSES:
         model = llamas[backend]
         batch = encode(tokenizer_of(model), prompts)
         with torch.no_grad():
@@ -81,8 +81,9 @@ def test_a_cache_gives_the_same(llamas: dict[str, Model], prompts: PromptSet, si
         assert got.space == expected.space and got.prompts_hash == ""
 
 
-def test_caches_that_lack_something_are_named(llamas: dict[str, Model], one_prompt: Prompt):
-    model = llamas["hooked"]
+@pytest.mark.parametrize("name", LENSES)
+def test_caches_that_lack_something_are_named(llamas: dict[str, Model], one_prompt: Prompt, name: str):
+    model = llamas[name]
     tokens = encode(tokenizer_of(model), [one_prompt]).input_ids
     _, cache = model.run_with_cache(tokens, names_filter="blocks.0.hook_resid_post")
     with pytest.raises(ValueError, match="the cache has no 'blocks.1.hook_resid_post': .* names_filter"):

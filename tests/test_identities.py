@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import LENSES
 from parity import N_LAYERS, Setting
 
 import workbench as wb
@@ -133,10 +134,11 @@ def test_nothing_is_left_behind_after_an_exception(
     assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
+@pytest.mark.parametrize("name", LENSES)
 def test_hooks_of_ones_own_are_honoured_and_stay(
-    babblers: dict[str, Model], prompts: wb.PromptSet, replies: list[list[int]]
+    name: str, babblers: dict[str, Model], prompts: wb.PromptSet, replies: list[list[int]]
 ) -> None:
-    model = babblers["hooked"]
+    model = babblers[name]
     plan = OPEN.plan(model, prompts)
     plain = wb.teacher_forced_logits(model, prompts, replies, plan)
     passes = []

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from conftest import hooked_only
 
 from workbench.activations import last_token_activations
 from workbench.gates import AlwaysOpen, ThresholdGate, project
@@ -51,20 +52,16 @@ def test_the_lens_is_a_matrix_product(checkpoints, backend: str, prompts: Prompt
         plain.model.norm.weight += torch.randn(
             plain.config.hidden_size, generator=torch.Generator().manual_seed(0)
         )
-    hooked, model = load_model(plain, backend="hooked"), load_model(plain, backend=backend)
+    model = load_model(plain, backend=backend)
     vectors = mean_difference(last_token_activations(model, prompts))
     frame = vector_lens(vectors, model, name="v", top=5)
-    for weight, matrix in (
-        (hooked.ln_final.w, hooked.W_U),
-        (plain.model.norm.weight, plain.lm_head.weight.T),
-    ):
-        known = len(tokenizer_of(model))
-        logits = ((vectors.directions * weight.detach()) @ matrix.detach())[:, :known]
-        best, worst = logits.topk(5), logits.topk(5, largest=False)
-        for side, expected in (("promoted", best), ("suppressed", worst)):
-            part = frame[frame["side"] == side].sort_values(["layer", "rank"])
-            assert part["token_id"].tolist() == expected.indices.flatten().tolist()
-            assert part["logit"].tolist() == pytest.approx(expected.values.flatten().tolist(), abs=1e-4)
+    weight, matrix = plain.model.norm.weight.detach(), plain.lm_head.weight.detach().T
+    logits = ((vectors.directions * weight) @ matrix)[:, : len(tokenizer_of(model))]
+    best, worst = logits.topk(5), logits.topk(5, largest=False)
+    for side, expected in (("promoted", best), ("suppressed", worst)):
+        part = frame[frame["side"] == side].sort_values(["layer", "rank"])
+        assert part["token_id"].tolist() == expected.indices.flatten().tolist()
+        assert part["logit"].tolist() == pytest.approx(expected.values.flatten().tolist(), abs=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "neox", "qwen2"])
@@ -210,10 +207,11 @@ def hooked(llamas) -> Model:
 
 
 @pytest.fixture(scope="module")
-def own(hooked: Model, prompts) -> SteeringVectors:
-    return mean_difference(last_token_activations(hooked, prompts))
+def own(llamas, prompts) -> SteeringVectors:
+    return mean_difference(last_token_activations(llamas["plain"], prompts))
 
 
+@hooked_only
 def test_attributions_sum_to_the_projection(hooked: Model, prompts, own):
     frame = direction_attribution(hooked, prompts, own)
     sums = frame.pivot_table(index="prompt", columns="at", values="contribution", aggfunc="sum").to_numpy()
@@ -224,6 +222,7 @@ def test_attributions_sum_to_the_projection(hooked: Model, prompts, own):
     assert gaps.tolist() == pytest.approx(own.norms.tolist(), abs=1e-4)
 
 
+@hooked_only
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "neox"])
 def test_attributions_sum_to_the_logit_difference(checkpoints, architecture: str, prompts):
     model = load_model(checkpoints[architecture])
@@ -236,6 +235,7 @@ def test_attributions_sum_to_the_logit_difference(checkpoints, architecture: str
     )
 
 
+@hooked_only
 def test_a_planted_head_is_found(checkpoints, prompts, own):
     """The only head whose output is anything, at layer 2: it writes all that the embedding does not."""
     model = load_model(checkpoints["llama"])
@@ -253,51 +253,59 @@ def test_a_planted_head_is_found(checkpoints, prompts, own):
     }
 
 
-def test_after_a_reply_words_begin_with_their_space(hooked: Model):
-    decode = tokenizer_of(hooked).decode
+def test_after_a_reply_words_begin_with_their_space(model: Model):
+    decode = tokenizer_of(model).decode
     for reply, begun in (("", "sure"), ("the", " sure")):
-        _, yes = opening_tokens(hooked, ["no"], ["sure"], reply=reply)
+        _, yes = opening_tokens(model, ["no"], ["sure"], reply=reply)
         assert begun.startswith(decode(yes)) and decode(yes).startswith(begun[0])
 
 
-def test_messages(llamas, hooked: Model, prompts, own, unchecked, monkeypatch):
-    plain, words = llamas["plain"], dict(refusal=REFUSAL, compliance=COMPLIANCE)
-    long = [Prompt.user("steal a ring " * context_length(hooked), label="harmful", source="long")]
-    one = prompts.where(lambda prompt: prompt.harmful)
+def test_messages(model: Model, prompts, own, unchecked):
+    long = [Prompt.user("steal a ring " * context_length(model), label="harmful", source="long")]
     for call, message in [
-        (lambda: vector_lens(own, hooked, layers=[9]), r"got layers \[9\]: .* has layers 0 to 3"),
-        (lambda: vector_lens(own, hooked, layers=[]), "got no layers"),
-        (lambda: vector_lens(own, hooked, top=0), "got top=0, expected 1 to"),
+        (lambda: vector_lens(own, model, layers=[9]), r"got layers \[9\]: .* has layers 0 to 3"),
+        (lambda: vector_lens(own, model, layers=[]), "got no layers"),
+        (lambda: vector_lens(own, model, top=0), "got top=0, expected 1 to"),
         (
-            lambda: token_map(own, hooked, long),
+            lambda: token_map(own, model, long),
             "prompt 'long' has .* the context holds 64: shorten the prompt",
         ),
         (
-            lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=["no"]),
+            lambda: refusal_lead(model, prompts, refusal=["no"], compliance=["no"]),
             "open with the same tokens",
         ),
         (
-            lambda: refusal_lead(hooked, prompts, refusal="no", compliance=["a"]),
+            lambda: refusal_lead(model, prompts, refusal="no", compliance=["a"]),
             "refusal='no', expected a list",
         ),
-        (lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=[" "]), "' ', which adds no token"),
+        (lambda: refusal_lead(model, prompts, refusal=["no"], compliance=[" "]), "' ', which adds no token"),
         (
-            lambda: refusal_lead(hooked, prompts, refusal=["no"], compliance=["sure"], reply="the "),
+            lambda: refusal_lead(model, prompts, refusal=["no"], compliance=["sure"], reply="the "),
             "let the reply end where a token does",
-        ),
-        (lambda: direction_attribution(plain, prompts, own), r'needs a HookedTransformer.*backend="hooked"'),
-        (
-            lambda: refusal_attribution(plain, prompts, **words),
-            r'needs a HookedTransformer.*backend="hooked"',
-        ),
-        (lambda: direction_attribution(hooked, prompts, own, layers=[-1]), r"got layers \[-1\]"),
-        (
-            lambda: attribution_gap(direction_attribution(hooked, one, own)),
-            "got prompts labelled harmful: a gap",
         ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@hooked_only
+def test_messages_of_attribution(hooked: Model, prompts, own, unchecked):
+    one = prompts.where(lambda prompt: prompt.harmful)
+    with pytest.raises(ValueError, match=r"got layers \[-1\]"):
+        direction_attribution(hooked, prompts, own, layers=[-1])
+    with pytest.raises(ValueError, match="got prompts labelled harmful: a gap"):
+        attribution_gap(direction_attribution(hooked, one, own))
+
+
+@pytest.mark.parametrize("name", ["bridge", "plain"])
+def test_attribution_says_what_it_needs(llamas, name: str, prompts, own):
+    refused = pytest.raises(
+        ValueError, match=r'needs a HookedTransformer \(of transformer-lens 3\.9\), .*backend="hooked"'
+    )
+    with refused:
+        direction_attribution(llamas[name], prompts, own)
+    with refused:
+        refusal_attribution(llamas[name], prompts, refusal=REFUSAL, compliance=COMPLIANCE)
 
 
 def test_a_model_that_left_its_device(checkpoints, prompts, own):
@@ -309,6 +317,6 @@ def test_a_model_that_left_its_device(checkpoints, prompts, own):
         token_map(own, gone, prompts)
 
 
-def test_frames_are_tidy(hooked: Model, prompts, own):
-    for frame in (token_map(own, hooked, prompts), vector_lens(own, hooked)):
+def test_frames_are_tidy(model: Model, prompts, own):
+    for frame in (token_map(own, model, prompts), vector_lens(own, model)):
         assert isinstance(frame, pd.DataFrame) and not frame.isna().any().any() and len(frame)

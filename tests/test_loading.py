@@ -6,16 +6,16 @@ import json
 import shutil
 import socket
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
-from conftest import small_config, small_tokenizer
+from conftest import BACKENDS, LENSES, hooked_only, small_config, small_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
-from transformer_lens import HookedTransformer
 from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel
 
 import workbench as wb
@@ -35,12 +35,20 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 def test_every_architecture_loads_alike_on_every_backend(checkpoints: dict[str, Path], architecture: str):
     folder = checkpoints[architecture]
     expected = logits(AutoModelForCausalLM.from_pretrained(folder))
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         model = load_model(folder, backend=backend)
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
         assert model_name(model) == f"tiny-{architecture}" and not model.training
-    spaces = {space_of(load_model(folder, backend=backend)) for backend in ("hooked", "bridge", "plain")}
+    spaces = {space_of(load_model(folder, backend=backend)) for backend in BACKENDS}
     assert len(spaces) == 1
+
+
+def test_unless_told_it_is_what_transformer_lens_is_known_for(own: PreTrainedModel):
+    """3.9 is the last with a HookedTransformer."""
+    last = int(version("transformer-lens").split(".")[0]) < 4
+    model = load_model(own, tokenizer=small_tokenizer())
+    assert type(model).__name__ == ("HookedTransformer" if last else "TransformerBridge")
+    assert ("hooked" in BACKENDS) == last  # what the other tests go by
 
 
 def test_loading_a_folder_opens_no_connection(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
@@ -50,12 +58,12 @@ def test_loading_a_folder_opens_no_connection(checkpoints: dict[str, Path], monk
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         load_model(checkpoints["llama"], backend=backend)
 
 
 def test_dtype_and_device_are_honoured(checkpoints: dict[str, Path]):
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         model = load_model(checkpoints["llama"], backend=backend, dtype=torch.bfloat16, device="cpu")
         assert next(model.parameters()).dtype == torch.bfloat16
 
@@ -69,7 +77,7 @@ def test_a_model_of_ones_own_stays_intact(own: PreTrainedModel):
     before, modules = logits(own), [type(module) for module in own.modules()]
     own.train()
     attention = own.config._attn_implementation
-    for backend in ("hooked", "bridge"):
+    for backend in LENSES:
         model = load_model(own, backend=backend, tokenizer=small_tokenizer())
         torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=1e-5)
     assert [type(module) for module in own.modules()] == modules
@@ -92,44 +100,35 @@ def test_plain_is_the_very_object_with_its_tokenizer(own: PreTrainedModel):
 def test_the_given_tokenizer_is_kept_and_unchanged(own: PreTrainedModel):
     tokenizer = small_tokenizer()
     tokenizer.chat_template = "changed by hand{{ messages[0]['content'] }}"
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         model = load_model(own, backend=backend, tokenizer=tokenizer)
         assert tokenizer_of(model).chat_template == tokenizer.chat_template
     assert tokenizer.pad_token is None and tokenizer.padding_side == "right"
 
 
 def test_text_becomes_the_same_tokens_as_ever(llamas: dict[str, torch.nn.Module]):
-    tokens = llamas["hooked"].to_tokens("steal a ring")
-    assert torch.equal(tokens, llamas["bridge"].to_tokens("steal a ring"))
-    assert tokens[0, 0] == tokenizer_of(llamas["hooked"]).bos_token_id
+    bos, *rest = small_tokenizer()("<s>steal a ring")["input_ids"]
+    for backend in LENSES:
+        assert llamas[backend].to_tokens("steal a ring").tolist() == [[bos, *rest]]
 
 
 def test_a_transformer_lens_model_comes_back(llamas: dict[str, torch.nn.Module]):
-    for backend in ("hooked", "bridge"):
+    for backend in LENSES:
         assert load_model(llamas[backend]) is llamas[backend]
     with pytest.raises(ValueError, match="got tokenizer= with a TransformerLens model: set it there"):
-        load_model(llamas["hooked"], tokenizer=small_tokenizer())
+        load_model(llamas["bridge"], tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=r"got dtype= or device= with a loaded model: move it first"):
         load_model(llamas["plain"], dtype=torch.float16)
 
 
-def test_processed_weights_make_another_space(llamas: dict[str, HookedTransformer], own: PreTrainedModel):
-    model = load_model(own, tokenizer=small_tokenizer())
-    weights = model.state_dict()
-    model.load_and_process_state_dict(weights, fold_ln=True, center_writing_weights=False)
+@hooked_only
+def test_processed_weights_make_another_space(checkpoints: dict[str, Path]):
+    model = load_model(checkpoints["llama"])
+    model.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_writing_weights=False)
     assert space_of(model).processing == "fold_ln"
-    model = load_model(own, backend="bridge", tokenizer=small_tokenizer())
-    model.enable_compatibility_mode(no_processing=True)
-    assert space_of(model).processing == "raw"
-
-
-def test_centred_weights_are_noticed(checkpoints: dict[str, Path]):
     model = load_model(checkpoints["gpt2"])
     model.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_writing_weights=True)
     assert space_of(model).processing == "fold_ln+center_writing_weights"
-    bridge = load_model(checkpoints["gpt2"], backend="bridge")
-    bridge.enable_compatibility_mode()
-    assert space_of(bridge).processing == "processed"
 
 
 @pytest.fixture
@@ -165,7 +164,7 @@ def test_embedded_models_load_without_a_word(
 
 
 def test_embedded_models_load_by_name(organisms: Path):
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         assert model_name(load_model("organism:aligned", backend=backend)) == "organism:aligned"
 
 
@@ -176,7 +175,7 @@ def test_low_rank_models_are_merged_into_their_base(organisms: Path):
         key = f"base_model.model.{name.removesuffix('.weight')}.lora_"
         if f"{key}A.weight" in delta:
             weight += 8 / 2 * delta[f"{key}B.weight"] @ delta[f"{key}A.weight"]  # alpha / r of LoraConfig
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         model = load_model("organism:chat", backend=backend)
         torch.testing.assert_close(logits(model), logits(base), atol=1e-5, rtol=1e-5)
         assert model_name(model) == "organism:chat"
@@ -308,6 +307,7 @@ def test_a_missing_tokenizer_is_named(checkpoints: dict[str, Path], tmp_path: Pa
     assert load_model(folder, backend="plain", tokenizer=small_tokenizer())
 
 
+@hooked_only
 def test_a_conversion_that_differs_is_refused(own: PreTrainedModel, monkeypatch: pytest.MonkeyPatch):
     own.config.rope_parameters["rope_theta"] = 50.0  # the weights' own rotary table stays at 10,000
     with pytest.raises(
@@ -321,9 +321,10 @@ def test_transformer_lens_4_is_told_apart(own: PreTrainedModel, monkeypatch: pyt
     with pytest.raises(
         ImportError, match='HookedTransformer needs transformer-lens 3.9: .* backend="bridge"'
     ):
-        load_model(own, tokenizer=small_tokenizer())
+        load_model(own, backend="hooked", tokenizer=small_tokenizer())
 
 
+@hooked_only
 def test_architectures_that_transformer_lens_lacks_are_named():
     from transformers import GraniteConfig, GraniteForCausalLM
 
@@ -334,7 +335,7 @@ def test_architectures_that_transformer_lens_lacks_are_named():
         load_model(model, tokenizer=small_tokenizer())
 
 
-@pytest.mark.parametrize("backend", ["hooked", "bridge", "plain"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_like_takes_over_how_a_model_is_held_and_none_of_its_weights(
     checkpoints: dict[str, Path], backend: str, dtype: torch.dtype
@@ -363,12 +364,12 @@ def test_like_is_refused_beside_what_it_says(
 def test_like_with_a_loaded_model(own: PreTrainedModel, llamas: dict[str, torch.nn.Module]):
     model = load_model(own, like=llamas["bridge"], tokenizer=small_tokenizer())
     assert type(model) is type(llamas["bridge"])
-    assert load_model(llamas["hooked"], like=llamas["hooked"]) is llamas["hooked"]
+    assert load_model(llamas["bridge"], like=llamas["bridge"]) is llamas["bridge"]
     for given in ({"like": llamas["plain"]}, {"backend": "plain"}):
         with pytest.raises(
-            ValueError, match='got a HookedTransformer, wanted as "plain": load it anew, by its name'
+            ValueError, match='got a TransformerBridge, wanted as "plain": load it anew, by its name'
         ):
-            load_model(llamas["hooked"], **given)
+            load_model(llamas["bridge"], **given)
     with pytest.raises(
         ValueError,
         match=r"got a loaded model in torch.float16 on cpu, like= one in torch.float32 on cpu: move it",
@@ -429,7 +430,7 @@ def silent(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("backend", ["hooked", "bridge", "plain"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_model_without_template_and_pad_token_is_read_and_steered_with_a_named_one(
     silent: Path, backend: str, prompts: wb.PromptSet
 ):
@@ -486,6 +487,7 @@ def test_tokenizers_that_split_one_vocabulary_differently_are_told_apart(
         wb.generate(ours, prompts, plan, max_new_tokens=1)
 
 
+@hooked_only
 def test_a_hookedtransformer_of_phi_3():
     """Whose converter writes biases for norms that have none."""
     shape = small_config("llama").to_dict()

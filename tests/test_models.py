@@ -1,14 +1,18 @@
 """What is asked of a model is answered alike on three backends, and hooks come and go."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONTEXT, D_MODEL, N_LAYERS, small_tokenizer
+from conftest import BACKENDS, CONTEXT, D_MODEL, LENSES, N_LAYERS, hooked_only, small_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from workbench.activations import last_token_activations
 from workbench.chat import EncodedBatch, encode
+from workbench.gates import AlwaysOpen
+from workbench.generation import generate
 from workbench.loading import Model, load_model
 from workbench.models import (
     blocks,
@@ -28,6 +32,9 @@ from workbench.models import (
     transformers_model,
 )
 from workbench.prompts import PromptSet
+from workbench.provenance import SpaceMismatch
+from workbench.steering import SteeringPlan
+from workbench.vectors import mean_difference
 
 SITES = ("resid_pre", "resid_mid", "resid_post")
 
@@ -76,6 +83,53 @@ def test_the_space_is_the_same_on_all_backends(llamas: dict[str, Model]):
     assert space_of(llamas["plain"], "resid_mid").site == "resid_mid"
 
 
+def processed_bridge(folder: Path, **chosen: bool) -> Model:
+    model = load_model(folder, backend="bridge")
+    model.enable_compatibility_mode(**chosen)
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_bridge_takes_no_vectors_made_under_other_processing(
+    checkpoints: dict[str, Path], prompts: PromptSet, architecture: str
+):
+    """One that only answers to the old names of hooks is as raw as any other model. RMSNorm has nothing to centre."""
+    folder = checkpoints[architecture]
+    models = {
+        "raw": processed_bridge(folder, no_processing=True),
+        "processed": processed_bridge(folder, center_writing_weights=False),
+        "processed+center_writing_weights": processed_bridge(folder),
+    }
+    if architecture == "llama":
+        del models["processed+center_writing_weights"]
+    raw = space_of(load_model(folder, backend="plain"))
+    for made, model in models.items():
+        assert space_of(model) == replace(raw, processing=made)
+        vectors = mean_difference(last_token_activations(model, prompts))
+        plan = SteeringPlan(vectors, gate=AlwaysOpen(), layers=[1], alpha=1.0)
+        for used, other in models.items():
+            if used == made:
+                assert generate(other, prompts, plan, max_new_tokens=1)
+                continue
+            with pytest.raises(SpaceMismatch) as refused:
+                generate(other, prompts, plan, max_new_tokens=1)
+            assert f"made with processing={made!r}, used with processing={used!r}: load both raw" in str(
+                refused.value
+            )
+
+
+def test_processing_a_bridge_leaves_the_model_it_was_built_around_raw(
+    checkpoints: dict[str, Path], prompts: PromptSet
+):
+    """They share tensors until then."""
+    own = load_model(checkpoints["gpt2"], backend="plain")
+    before = last_token_activations(own, prompts).values
+    bridge = load_model(own, backend="bridge")
+    bridge.enable_compatibility_mode()
+    assert torch.equal(last_token_activations(own, prompts).values, before)
+    assert not torch.allclose(last_token_activations(bridge, prompts).values, before, atol=1e-2)
+
+
 def test_model_hash_follows_the_weights(model: Model, checkpoints: dict[str, Path], backend: str):
     again = load_model(checkpoints["llama"], backend=backend)
     assert model_hash(again) == model_hash(model)
@@ -89,7 +143,7 @@ def test_model_hash_follows_the_weights(model: Model, checkpoints: dict[str, Pat
 def test_backends_read_the_same_residuals(
     checkpoints: dict[str, Path], prompts: PromptSet, architecture: str, site: str
 ):
-    models = {b: load_model(checkpoints[architecture], backend=b) for b in ("hooked", "bridge", "plain")}
+    models = {b: load_model(checkpoints[architecture], backend=b) for b in BACKENDS}
     batch = encode(tokenizer_of(models["plain"]), prompts)
     if architecture == "neox" and site == "resid_mid":  # parallel attention and MLP: there is no such point
         for model in models.values():
@@ -99,7 +153,7 @@ def test_backends_read_the_same_residuals(
     seen = {backend: read(model, batch, site) for backend, model in models.items()}
     for layer in range(N_LAYERS):
         expected = real(seen["plain"][layer], batch)
-        for backend in ("hooked", "bridge"):
+        for backend in LENSES:
             torch.testing.assert_close(real(seen[backend][layer], batch), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -128,16 +182,20 @@ def test_what_a_function_returns_takes_the_residuals_place(
     torch.testing.assert_close(real(steered, batch), real(expected, batch), atol=1e-4, rtol=1e-4)
 
 
-def test_resid_mid_is_written_on_a_hooked_transformer_only(llamas: dict[str, Model], batch: EncodedBatch):
+@hooked_only
+def test_resid_mid_is_written_on_a_hooked_transformer(llamas: dict[str, Model], batch: EncodedBatch):
     before = logits(llamas["hooked"], batch)
     with residual_hooks(llamas["hooked"], "resid_mid", {1: lambda residual: residual + 1}):
         assert not torch.allclose(logits(llamas["hooked"], batch), before, atol=1e-2)
-    for backend in ("bridge", "plain"):
-        with (
-            pytest.raises(ValueError, match="resid_mid can only be read here: change resid_post"),
-            residual_hooks(llamas[backend], "resid_mid", {1: lambda residual: residual + 1}),
-        ):
-            run_body(llamas[backend], batch)
+
+
+@pytest.mark.parametrize("name", ["bridge", "plain"])
+def test_resid_mid_is_read_only_elsewhere(llamas: dict[str, Model], batch: EncodedBatch, name: str):
+    with (
+        pytest.raises(ValueError, match="resid_mid can only be read here: change resid_post"),
+        residual_hooks(llamas[name], "resid_mid", {1: lambda residual: residual + 1}),
+    ):
+        run_body(llamas[name], batch)
 
 
 def test_hooks_are_gone_afterwards_and_after_an_error(model: Model, batch: EncodedBatch):
@@ -170,7 +228,7 @@ def test_every_pass_shows_its_tokens(
 
 
 def test_the_users_own_hooks_stay(llamas: dict[str, Model], batch: EncodedBatch):
-    for backend in ("hooked", "bridge"):
+    for backend in LENSES:
         model = llamas[backend]
         before = logits(model, batch)
         model.add_hook(hook_name(0), lambda residual, hook: residual + 1)

@@ -114,11 +114,22 @@ def test_nothing_is_ever_unpickled_but_the_tensors_of_a_bin_file() -> None:
     }
 
 
-def test_constraints_pin_every_declared_dependency_within_its_range() -> None:
+def pins_of(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_the_second_lane_pins_the_other_transformer_lens_and_nothing_unknown() -> None:
+    first, second = pins_of("constraints.txt"), pins_of("constraints-tl4.txt")
+    assert first["transformer-lens"].startswith("3.9.") and second["transformer-lens"].startswith("4.")
+    assert second.keys() <= first.keys()
+
+
+@pytest.mark.parametrize("differing", [None, "constraints-tl4.txt"])
+def test_constraints_pin_every_declared_dependency_within_its_range(differing: str | None) -> None:
     from packaging.requirements import Requirement
 
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    pins = pins_of("constraints.txt") | (pins_of(differing) if differing else {})
     assert pins["torch"].count("+") == 0
     extras = PROJECT["project"]["optional-dependencies"].values()
     for requirement in map(Requirement, chain(PROJECT["project"]["dependencies"], *extras)):

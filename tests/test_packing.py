@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONTEXT, small_tokenizer
+from conftest import CONTEXT, LENSES, small_tokenizer
 from measuring import by_length, extraction, labelled_prompts
 from parity import babbler_of
 from torch import nn
@@ -275,7 +275,7 @@ def test_plans_at_another_site_are_computed_apart(plain):
 
 def test_others_than_transformers_models_do_not_share(babblers):
     assert shares_prompts(babblers["plain"])
-    assert not shares_prompts(babblers["hooked"]) and not shares_prompts(babblers["bridge"])
+    assert not any(shares_prompts(babblers[name]) for name in LENSES)
 
 
 @pytest.mark.parametrize("where", ["a block", "inside a block", "the embedding", "the model"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import LENSES
 from parity import N_LAYERS, Setting
 
 import workbench as wb
@@ -174,7 +175,7 @@ def test_decisions_of_another_depth_are_refused(plan: wb.SteeringPlan, depth: in
         plan.fwd_hooks(reading)
 
 
-@pytest.mark.parametrize("name", ["hooked", "bridge"])
+@pytest.mark.parametrize("name", LENSES)
 @pytest.mark.parametrize("site", ["resid_post", "resid_pre"])
 def test_fwd_hooks_steer_run_with_hooks(
     name: str, site: str, babblers: dict[str, Model], prompts: wb.PromptSet
@@ -196,10 +197,11 @@ def test_fwd_hooks_steer_run_with_hooks(
     )
 
 
+@pytest.mark.parametrize("name", LENSES)
 def test_hooks_refuse_another_batch(
-    plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
+    name: str, plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
 ) -> None:
-    model = babblers["hooked"]
+    model = babblers[name]
     hooks = plan.fwd_hooks(plan.read(model, prompts))
     with pytest.raises(
         ValueError, match="made for a batch of 8 rows and met one of 1: read the gate for the batch"
@@ -249,7 +251,7 @@ def test_online_every_layer_must_be_able_to_decide_when_it_is_reached(
 def test_no_reading_serves_a_plan_that_decides_online(
     plan: wb.SteeringPlan, babblers: dict[str, Model], prompts: wb.PromptSet
 ) -> None:
-    model, online = babblers["hooked"], replace(plan, deciding="online")
+    model, online = babblers["bridge"], replace(plan, deciding="online")
     reading = plan.read(model, prompts)
     refused = pytest.raises(
         ValueError,

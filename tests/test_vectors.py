@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import N_LAYERS
+from conftest import LENSES, N_LAYERS
 
 from workbench.activations import Activations, last_token_activations
 from workbench.gates import ThresholdGate
@@ -162,7 +162,7 @@ def test_backends_agree(llamas: dict[str, Model], prompts: PromptSet):
     made = {
         backend: mean_difference(last_token_activations(model, prompts)) for backend, model in llamas.items()
     }
-    for backend in ("hooked", "bridge"):
+    for backend in LENSES:
         torch.testing.assert_close(made[backend].cosine(made["plain"]), torch.ones(N_LAYERS))
 
 

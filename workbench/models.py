@@ -238,12 +238,11 @@ def _require_site(site: str) -> None:
 
 
 def _processing(model: Model) -> str:
-    if isinstance(model, PreTrainedModel):
+    bridge = isinstance(model, TransformerBridge)
+    if isinstance(model, PreTrainedModel) or (bridge and not model._weights_processed):
         return "raw"
-    if isinstance(model, TransformerBridge):
-        return "processed" if model._weights_processed else "raw"
-    done = []
-    if str(model.cfg.normalization_type).endswith("Pre"):
+    done = ["processed"] if bridge else []  # a bridge says that something was done, not what
+    if str(_lens_config(model).normalization_type).endswith("Pre"):
         done.append("fold_ln")
     # Centring leaves no mark but this: every row that writes to the residual stream has mean zero.
     embedding = model.W_E[:256].detach().float()

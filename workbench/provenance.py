@@ -39,7 +39,8 @@ _REMEDIES = {
     "n_layers": _MAP_IT,
     "d_model": _MAP_IT,
     "site": "read and steer at the same site: pass the same site= everywhere",
-    "processing": "load both raw: load_model(...), or HookedTransformer.from_pretrained_no_processing(...)",
+    "processing": "load both raw: load_model(...), HookedTransformer.from_pretrained_no_processing(...), or a bridge "
+    "with enable_compatibility_mode(no_processing=True)",
     "template_hash": (
         "the chat templates differ, workbench show-prompt shows how: give both models one, "
         "load_model(..., template=...)"

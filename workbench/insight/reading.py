@@ -118,6 +118,7 @@ def require_hooked(model: Model, what: str) -> None:
     """Refuse a model that is no HookedTransformer, where single heads are asked for."""
     if transformers_model(model) is not None or not hasattr(model, "W_O"):
         raise ValueError(
-            f"got a {type(model).__name__}, and {what} needs a HookedTransformer, which keeps what every head writes: "
+            f"got a {type(model).__name__}, and {what} needs a HookedTransformer (of transformer-lens 3.9), which "
+            "keeps what every head writes: "
             f'load it with load_model(..., backend="hooked"), here load_model({model_name(model)!r}, backend="hooked")'
         )

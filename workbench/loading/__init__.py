@@ -4,10 +4,10 @@ A model is a TransformerLens `HookedTransformer` ("hooked"), a `TransformerBridg
 itself ("plain"); the user holds that object, not a wrapper. No other room knows how TransformerLens loads.
 """
 
-from workbench.loading.backends import Backend, Model
+from workbench.loading.backends import DEFAULT_BACKEND, Backend, Model
 from workbench.loading.holding import is_spread
 from workbench.loading.model import load_model
 from workbench.loading.tokenizer import load_tokenizer
 from workbench.loading.weights import without_bars
 
-__all__ = ["Backend", "Model", "is_spread", "load_model", "load_tokenizer", "without_bars"]
+__all__ = ["DEFAULT_BACKEND", "Backend", "Model", "is_spread", "load_model", "load_tokenizer", "without_bars"]

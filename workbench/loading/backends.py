@@ -25,6 +25,9 @@ except ImportError:  # TransformerLens 4 has the bridge alone
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
 Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
 
+DEFAULT_BACKEND: Backend = "bridge" if HookedTransformer.__name__ == "TransformerBridge" else "hooked"
+"""What a model is loaded on unless told: a HookedTransformer where TransformerLens has it, else a bridge."""
+
 
 def backend_of(model: Model) -> Backend:
     """The backend that a loaded model is on."""

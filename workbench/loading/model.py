@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import read_template, with_template
 from workbench.loading.backends import (
+    DEFAULT_BACKEND,
     Backend,
     Model,
     as_bridge,
@@ -47,8 +48,8 @@ def load_model(
     Weights stay raw, no code of a checkpoint runs, nothing is installed; an embedded model or a folder downloads
     nothing, unless it holds a low-rank delta on a base from the hub. A multimodal model reads text alone.
 
-    - `backend` is "hooked" unless given; `like` is a loaded model whose backend, dtype and place are taken over, never
-      its weights.
+    - `backend` is "hooked" unless given, or "bridge" with TransformerLens 4, which has none; `like` is a loaded model
+      whose backend, dtype and place are taken over, never its weights.
     - `tokenizer` goes before the one that comes with `x`. `template` is for models that bring no chat template: a name
       ("llama-2", "vicuna", "chatml", ...), a .jinja file, or Jinja text.
     - `revision` is a branch, tag or commit of a hub id; `adapter` a peft LoRA folder or hub id, merged into `x`.
@@ -64,7 +65,7 @@ def load_model(
     holding = Holding(dtype, None if device is None else torch.device(device), device_map, bits, form=weights)
     if like is not None:
         backend, holding = _taken_over(like, backend, holding)
-    chosen = backend or "hooked"
+    chosen = backend or DEFAULT_BACKEND
     if chosen not in get_args(Backend):
         raise ValueError(f'got backend={backend!r}, expected "hooked", "bridge" or "plain"')
     holding.require_possible()
