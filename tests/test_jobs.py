@@ -14,6 +14,7 @@ from parity import save_babbler
 from typer.testing import CliRunner
 
 from workbench.cli import app
+from workbench.cli.sweep import _file_names
 from workbench.gates import ThresholdGate
 from workbench.sweep import executors
 from workbench.sweep.jobs import EXAMPLE, Grid, read_job, run_job
@@ -219,6 +220,25 @@ def test_a_schedulers_sigterm_is_a_ctrl_c(folder, tmp_path, monkeypatch):
         kept = ledger.execute("SELECT count(*) FROM replies").fetchone()[0]
     assert kept > 0
     assert f"{kept} of them from the ledger" in CliRunner().invoke(app, ["sweep", "mine.toml"]).output
+
+
+def test_a_reply_that_was_cut_off_everywhere_is_told(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tokens, told in ((1, True), (59, False)):
+        spec = SMALL.format(model=folder / "babbler", prompts=folder / "prompts")
+        (tmp_path / "mine.toml").write_text(spec.replace("max_new_tokens = 4", f"max_new_tokens = {tokens}"))
+        said = " ".join(CliRunner().invoke(app, ["sweep", "mine.toml"]).output.split())
+        assert (f"replies were cut off at {tokens} tokens" in said) == told, said
+
+
+def test_files_of_several_sweeps_stay_apart():
+    names = [("organism:finance", "small-world"), ("./finance", "small-world"), ("a/b", "x"), ("a-b", "x")]
+    assert list(_file_names(names).values()) == [
+        "finance-small-world",
+        "finance-small-world-2",
+        "a-b-x",
+        "a-b-x-2",
+    ]
 
 
 def test_the_shell_says_what_is_missing(tmp_path):

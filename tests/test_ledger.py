@@ -1,5 +1,6 @@
 """The ledger: what is written is kept, what is kept is not computed again, and what is no ledger is left alone."""
 
+import importlib
 import os
 import signal
 import sqlite3
@@ -126,6 +127,56 @@ def test_budget_is_found_once(plain, tmp_path):
     sweep(plain, tmp_path / "l.db", batch_size=None, executor=first)
     sweep(plain, tmp_path / "l.db", batch_size=None, executor=second, alpha=[0.1, 0.3, 0.5])
     assert Finding.found == 1 and first.batches > 1
+
+
+def test_many_rows_find_a_budget_of_their_own(plain, tmp_path, monkeypatch):
+    """What few rows could not fill is no measure for many."""
+    monkeypatch.setattr("workbench.sweep.packing.SIZES", (2,))
+    asked = []
+
+    class Finding(Counting):
+        def find_budget(self, width, n_rows):
+            asked.append(n_rows)
+            return 4 * width
+
+    few = wb.PromptSet("few", labelled_prompts().prompts[:3])
+    for prompts in (few, few, labelled_prompts(), labelled_prompts()):
+        sweep(plain, tmp_path / "l.db", prompts=prompts, batch_size=None, executor=Finding(plain))
+    assert len(asked) == 2 and asked[0] < 16 <= asked[1]
+
+
+def test_what_resumes_is_packed_as_it_was(plain, tmp_path):
+    """Batches come from the whole grid: those that are left are the old ones, less what is known of them."""
+
+    class Recording(Counting):
+        given: Sequence[Sequence[wb.Row]] = ()
+
+        def write(self, batches, terms):
+            self.given = batches
+            yield from super().write(batches, terms)
+
+    undisturbed = Recording(plain)
+    sweep(plain, executor=undisturbed)
+    whole = [[row.key for row in batch] for batch in undisturbed.given]
+    path = tmp_path / "l.db"
+    sweep(plain, path, prompts=wb.PromptSet("some", labelled_prompts().prompts[::3]))
+    known = len(content(path))
+    resumed = Recording(plain)
+    sweep(plain, path, executor=resumed)
+    left = [[row.key for row in batch] for batch in resumed.given]
+    assert 0 < known == sum(map(len, whole)) - sum(map(len, left))
+    there = {key for batch in left for key in batch}
+    assert left == [kept for batch in whole if (kept := [key for key in batch if key in there])]
+    assert any(0 < len(kept) < len(batch) for batch in whole for kept in [there & set(batch)])
+
+
+def test_every_commit_is_on_the_disk_before_it_counts(tmp_path):
+    with open_ledger(tmp_path / "l.db") as ledger:
+        asked = {
+            name: ledger._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "journal_mode")
+        }
+    assert asked == {"synchronous": 2, "journal_mode": "wal"}  # 2 is FULL
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), RuntimeError("the machine is on fire")])
@@ -269,6 +320,34 @@ def test_without_texts_verdicts_are_kept_for_their_judge_and_answer(plain, tmp_p
         ValueError, match="got a judge without a name of its own .*: define it as a function of"
     ):
         sweep(plain, path, keep_text=False, judge=lambda text, finished: Score("other", "x"))
+
+
+JUDGE = """
+from workbench.evaluation.verdicts import Score
+REFUSALS = ("{word}",)
+
+def judge(text, finished):
+    return Score("refused" if is_refusal(text) else "other", "by a word")
+
+def is_refusal(text):
+    return any(word in text for word in REFUSALS)
+"""
+
+
+def test_without_texts_a_judge_that_was_edited_anywhere_is_another(plain, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    known = {}
+    for word in ("e", "zzz"):
+        (tmp_path / "own_judge.py").write_text(JUDGE.format(word=word))
+        sys.modules.pop("own_judge", None)
+        importlib.invalidate_caches()
+        for turn in range(2):
+            found, n = sweep(
+                plain, tmp_path / "l.db", judge=importlib.import_module("own_judge").judge, keep_text=False
+            )
+            known[word, turn] = n, (found.frame["verdict"] == "refused").any()
+    assert known["e", 0][0] == known["zzz", 0][0] > 0
+    assert known["e", 1] == (0, True) and known["zzz", 1] == (0, False)
 
 
 def test_without_texts_twins_with_other_answers_are_judged_apart(plain, tmp_path):

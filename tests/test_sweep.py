@@ -57,6 +57,16 @@ def test_alpha_zero_is_the_unsteered_arm(swept):
     assert (zero["reply"].to_numpy() == plain_replies.loc[zero["prompt"]].to_numpy()).all()
 
 
+@pytest.mark.parametrize("scale", ["raw", "residual", "gap"])
+def test_random_directions_are_as_long_as_ours_by_every_scale(plain, scale):
+    spec = SweepSpec(replace(plan_for(plain), scale=scale), [0.2, 0.4], [(2, 3)], ["all"], placebo=4)
+    arms = [arm for arm in spec.arms() if arm.name == "random"]
+    for arm, setting in zip(arms, spec.settings, strict=True):
+        ours = spec.at(setting).shift.norm(dim=-1)
+        assert all(torch.allclose(plan.shift.norm(dim=-1), ours, rtol=1e-4) for plan in arm.plans)
+        assert len({plan.id for plan in arm.plans}) == 4
+
+
 def test_random_directions_are_dealt_and_have_equal_length(swept):
     arm = next(arm for arm in swept.spec.arms() if arm.name == "random" and dict(arm.tags)["alpha"] == 0.3)
     ours = swept.spec.at(Setting((2,), "all", "residual", 0.3))
@@ -178,6 +188,11 @@ def test_messages(plain, swept):
             r"positions=\['all', 'none'\]",
             'a list of "all", "prompt", "reply"',
         ),
+        ({"gates": [wb.AlwaysOpen()]}, r"gates=\[AlwaysOpen", "gates by name: gates="),
+        ({"gates": {"none": None}}, "gates={'none': None}", "gates by name: gates="),
+        ({"vectors": ["own"]}, r"vectors=\['own'\]", "steering vectors by name: vectors="),
+        ({"controls": {"x": 1}}, "controls={'x': 1}", "steering vectors by name: controls="),
+        ({"placebo": 1.5}, "placebo=1.5", "a whole number of random directions"),
     ],
 )
 def test_what_is_tried_is_named_where_it_is_no_list_of_values(plain, unchecked, given, shown, remedy):
@@ -187,6 +202,50 @@ def test_what_is_tried_is_named_where_it_is_no_list_of_values(plain, unchecked, 
     tried = {"alpha": [0.1], "layers": [[2]], "positions": ["all"]} | given
     with pytest.raises(ValueError, match=f"^got {shown}.*, expected {remedy}"):
         SweepSpec(plan, **tried)
+
+
+def test_a_layer_set_is_a_set(plain):
+    spec = SweepSpec(plan_for(plain), [0.1], [[3, 2], (2, 3), [2, 3, 3], [2]], ["all"])
+    assert [setting.layers for setting in spec.settings] == [(2, 3), (2,)]
+
+
+def test_a_spec_has_its_own_controls(plain):
+    spec = SweepSpec(plan_for(plain), [0.1], [[2]], ["all"], placebo=2)
+    for given in ({"placebo": 3}, {"controls": {"own": spec.plan.vectors}}, {"bias": [0.1]}):
+        (name,) = given
+        with pytest.raises(ValueError, match=f"got a SweepSpec and {name} beside it, expected one or the"):
+            run_sweep(plain, labelled_prompts(), spec, **given, **ASKED)
+    assert len(run_sweep(plain, labelled_prompts(), spec, **ASKED).spec.arms()[-1].plans) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"executor": "ray"}, "got executor='ray', expected an InProcess or a RayCluster"),
+        ({"max_new_tokens": 2.5}, "got max_new_tokens=2.5, expected 1 or more"),
+        ({"max_new_tokens": True}, "got max_new_tokens=True, expected 1 or more"),
+        ({"judge": None}, "got a judge that makes None of an empty reply, expected a function"),
+        ({"judge": lambda text, finished: "refused"}, "got a judge that makes 'refused' of an empty reply"),
+    ],
+)
+def test_what_could_not_be_used_is_told_before_anything_is_computed(
+    plain, unchecked, monkeypatch, given, message
+):
+    monkeypatch.setattr("workbench.sweep.executors.write_replies", lambda *a, **k: pytest.fail("computed"))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run_sweep(plain, labelled_prompts(), plan_for(plain), alpha=[0.1], **(ASKED | given))
+
+
+def test_a_judge_that_fails_in_the_end_says_what_is_kept(plain, tmp_path):
+    def fails(text, finished):
+        if text:
+            raise RuntimeError("no verdict")
+        return Score("other", "nothing said")
+
+    with pytest.raises(RuntimeError, match="no verdict") as caught:
+        few(plain, tmp_path, judge=fails)
+    assert "replies are kept in" in caught.value.__notes__[-1]
+    assert few(plain, tmp_path).sharing.known == few(plain, tmp_path).sharing.rows
 
 
 def test_no_setting_is_chosen_on_test_prompts(swept):

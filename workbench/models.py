@@ -9,7 +9,7 @@ The trap: a hook sees neither mask nor step, and the bridge ignores an unknown h
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -21,6 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
+from workbench.hooks import Hook, attached
 from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
 
@@ -186,18 +187,15 @@ def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> It
             )
     if site == "resid_mid" and transformers_model(model) is not None:
         fns = {layer: _read_only(fn) for layer, fn in fns.items()}
-    with ExitStack() as stack:
-        if isinstance(model, PreTrainedModel):
-            for layer, fn in fns.items():
-                stack.callback(_hook_block(blocks(model)[layer], site, fn).remove)
-        else:
-            hooks: list[Any] = [(hook_name(layer, site), _lens_hook(fn)) for layer, fn in fns.items()]
-            for name, _ in hooks:
-                if name not in model.hook_dict:
-                    raise ValueError(
-                        f"{model_name(model)!r} has no hook {name!r}: use resid_pre or resid_post"
-                    )
-            stack.enter_context(model.hooks(fwd_hooks=hooks))
+    if isinstance(model, PreTrainedModel):
+        with attached([_hook_of(blocks(model)[layer], site, fn) for layer, fn in fns.items()]):
+            yield
+        return
+    hooks: list[Any] = [(hook_name(layer, site), _lens_hook(fn)) for layer, fn in fns.items()]
+    for name, _ in hooks:
+        if name not in model.hook_dict:
+            raise ValueError(f"{model_name(model)!r} has no hook {name!r}: use resid_pre or resid_post")
+    with model.hooks(fwd_hooks=hooks):
         yield
 
 
@@ -206,11 +204,8 @@ def input_hook(model: Model, fn: Callable[[Int[Tensor, "batch pos"]], None]) -> 
     """Within this context `fn` sees the token ids of every pass, on their way into the embedding."""
     hf = transformers_model(model)
     embedding: Any = model.embed if hf is None else hf.get_input_embeddings()
-    handle = embedding.register_forward_pre_hook(lambda module, args: fn(args[0]))
-    try:
+    with attached([Hook(embedding, lambda module, args: fn(args[0]), before=True)]):
         yield
-    finally:
-        handle.remove()
 
 
 def _config_of(model: Model) -> dict[str, Any]:
@@ -265,8 +260,8 @@ def _read_only(fn: ResidualFn) -> ResidualFn:
     return read
 
 
-def _hook_block(block: nn.Module, site: str, fn: ResidualFn) -> torch.utils.hooks.RemovableHandle:
-    """Attach `fn` to a block of a transformers model, whose input and output are the residual stream."""
+def _hook_of(block: nn.Module, site: str, fn: ResidualFn) -> Hook:
+    """The hook that shows `fn` the residual stream at a block of a transformers model: its input, or its output."""
 
     def before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         changed = fn(args[0])
@@ -279,8 +274,8 @@ def _hook_block(block: nn.Module, site: str, fn: ResidualFn) -> torch.utils.hook
         return None if changed is None else (changed, *output[1:])
 
     if site == "resid_post":
-        return block.register_forward_hook(after)
-    return (block if site == "resid_pre" else _norm_after_attention(block)).register_forward_pre_hook(before)
+        return Hook(block, after)
+    return Hook(block if site == "resid_pre" else _norm_after_attention(block), before, before=True)
 
 
 def _norm_after_attention(block: nn.Module) -> nn.Module:

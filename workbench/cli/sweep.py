@@ -4,10 +4,12 @@ The trap: a sweep is stopped by people, machines and disks alike. Whatever stops
 the last thing it says.
 """
 
+import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,6 +121,7 @@ def _show(found: "JobResult", folder: Path) -> None:
     # Without the replies, which may tell how to do harm: the ledger has them, for its owner.
     save_frame(found.frame.drop(columns="reply"), folder / "points")
     save_frame(found.summary(), folder / "summary")
+    names = _file_names(list(found.sweeps))
     for (target, prompts), swept in found.sweeps.items():
         console.print(
             f"[bold]{escape(target)}[/bold] on {escape(prompts)}: {swept.sharing}",
@@ -133,13 +136,32 @@ def _show(found: "JobResult", folder: Path) -> None:
                 style="bold",
                 highlight=False,
             )
-        _draw(swept, folder / f"{_file_name(target)}-{_file_name(prompts)}")
+        if cut := _cut_off(swept):
+            console.print(
+                f"{cut:.0%} of the unsteered replies were cut off at {found.job.max_new_tokens} tokens, and a reply "
+                "without an end counts as broken: raise max_new_tokens",
+                style="bold",
+                highlight=False,
+            )
+        _draw(swept, folder / names[target, prompts])
     console.print(f"points.csv, summary.csv, pictures and the ledger are in {folder}/", markup=False)
 
 
-def _file_name(name: str) -> str:
-    """A target's or a set's name as part of a file's: folders of one name stay apart."""
-    return name.removeprefix("organism:").strip("./").replace("/", "-").replace(":", "-")
+def _file_names(sweeps: "Sequence[tuple[str, str]]") -> dict[tuple[str, str], str]:
+    """What the files of each sweep begin with; two whose names come to one stay apart by a number."""
+    found: dict[tuple[str, str], str] = {}
+    for names in sweeps:
+        plain = "-".join(re.sub(r"[/:]", "-", name.removeprefix("organism:").strip("./")) for name in names)
+        taken = set(found.values())
+        numbered = (f"{plain}-{n}" for n in count(2))
+        found[names] = plain if plain not in taken else next(name for name in numbered if name not in taken)
+    return found
+
+
+def _cut_off(swept: "SweepResult") -> float:
+    """The share of unsteered replies that did not end by themselves."""
+    unsteered = swept.frame[swept.frame["arm"] == "unsteered"]
+    return float((~unsteered["finished"].astype(bool)).mean())
 
 
 def _worth_it(swept: "SweepResult") -> bool:
@@ -162,7 +184,8 @@ def _best(swept: "SweepResult") -> Table:
             best = swept.best_setting(arm=arm)
             rates = swept.rates(arm)
             row = rates[(rates[list(dict(best.tags))] == list(dict(best.tags).values())).all(axis=1)].iloc[0]
-            said = ", ".join(f"{name} {value}" for name, value in best.tags if value not in ("plan", 0.0))
+            idle = (("vectors", "plan"), ("gate", "plan"), ("bias", 0.0))
+            said = ", ".join(f"{name} {value}" for name, value in best.tags if (name, value) not in idle)
             table.add_row(arm, escape(said), *(f"{100 * row[name]:.0f} %" for name in columns))
     return table
 

@@ -3,6 +3,7 @@
 The trap: the numbers of a search are those of the prompts it fitted. What it prints last, from test, is the claim.
 """
 
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -65,12 +66,14 @@ def tune(
     from workbench.sweep.tuning import require_search
     from workbench.sweep.tuning import tune as search
 
-    if max_bias < 0:
+    if not 0 <= max_bias < math.inf:
         raise ValueError(f"got --max-bias {max_bias:g}, expected 0 or more: it is searched to either side")
-    if max_alpha <= 0:
+    if not 0 < max_alpha < math.inf:
         raise ValueError(
             f"got --max-alpha {max_alpha:g}, expected more than 0: strength is searched from 0 to it"
         )
+    if seed < 0:
+        raise ValueError(f"got --seed {seed}, expected 0 or more")
     require_search(sampler, trials, at_once)
     model, pairs, plan, found = _prepare(target, aligned)
     console = Console()

@@ -12,7 +12,7 @@ blocks take that is found out by trying, before anything rests on it (`branches_
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workbench.hooks import Hook, attached
 from workbench.loading import Model
 from workbench.models import blocks
 from workbench.shifts import Shift
@@ -90,14 +91,15 @@ def branch(shift: Shift, prompts: Sequence[int], depth: int) -> Branching:
 @contextmanager
 def branched(model: Model, branching: Branching, shift: Shift) -> Iterator[None]:
     """Within this context one pass over the prompts has the rows' states come out, each under its shift."""
-    with ExitStack() as stack:
-        for layer, block in enumerate(blocks(model)):
-            prompts = branching.prompts_of(layer)
-            if prompts != list(range(branching.n_prompts)):
-                stack.callback(block.register_forward_pre_hook(_cut_by_row(prompts), with_kwargs=True).remove)
-            change = _take_and_add(branching, shift, layer)
-            if change is not None:
-                stack.callback(block.register_forward_hook(change).remove)
+    hooks = []
+    for layer, block in enumerate(blocks(model)):
+        prompts = branching.prompts_of(layer)
+        if prompts != list(range(branching.n_prompts)):
+            hooks.append(Hook(block, _cut_by_row(prompts), before=True, with_kwargs=True))
+        change = _take_and_add(branching, shift, layer)
+        if change is not None:
+            hooks.append(Hook(block, change))
+    with attached(hooks):
         yield
 
 

@@ -10,13 +10,14 @@ layer, states of a recurrence). So this is for architectures on which it was tes
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from workbench.hooks import Hook, attached
 from workbench.loading import Model
 from workbench.models import carries_hooks
 from workbench.steering import SteeringPlan, gate_site
@@ -42,11 +43,8 @@ def can_resume(model: Model, plans: Iterable[SteeringPlan]) -> bool:
 def output_of(block: nn.Module) -> Iterator[list[Any]]:
     """Within this context whatever the block gives is put into the list."""
     given: list[Any] = []
-    handle = block.register_forward_hook(lambda module, args, output: given.append(output))
-    try:
+    with attached([Hook(block, lambda module, args, output: given.append(output))]):
         yield given
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -55,14 +53,13 @@ def standing_in(blocks: Iterable[nn.Module], output: Any, rows: Int[Tensor, "kep
     is_tuple = isinstance(output, tuple)
     residual = (output[0] if is_tuple else output)[rows]
     given = (residual, *output[1:]) if is_tuple else residual
-    with ExitStack() as stack:
-        for block in blocks:
-            stack.callback(_restore, block, block.__dict__.get("forward"))
+    own = [(block, block.__dict__.get("forward")) for block in blocks]
+    try:
+        for block, _ in own:
             block.forward = lambda *_, **__: given  # type: ignore[method-assign]
         yield
-
-
-def _restore(block: nn.Module, forward: Any) -> None:
-    del block.forward
-    if forward is not None:  # a library had put one of its own there
-        block.forward = forward  # type: ignore[method-assign]
+    finally:
+        for block, forward in own:
+            block.__dict__.pop("forward", None)
+            if forward is not None:  # a library had put one of its own there
+                block.forward = forward  # type: ignore[method-assign]

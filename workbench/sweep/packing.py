@@ -9,10 +9,10 @@ The trap: two logits that nearly tie may change places with the batch they are c
 whole grid, computed or not: what resumes is packed as it was.
 """
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -67,7 +67,7 @@ def find_budget(model: Model, width: int, n_rows: int) -> int:
     values that outgrow a processor's cache cost more than the fixed part of a step.
     """
     most = _tokens_in_memory(model) // width
-    sizes = [size for size in SIZES if size <= most and TIMES * size <= n_rows]
+    sizes = [size for size in sizes_worth_trying(n_rows) if size <= most]
     if not sizes:
         return max(1, min(FEW, most)) * width
     batch = EncodedBatch(
@@ -82,6 +82,11 @@ def find_budget(model: Model, width: int, n_rows: int) -> int:
     return width * min(size for size in sizes if cost[size] <= NEAR_BEST * min(cost.values()))
 
 
+def sizes_worth_trying(n_rows: int) -> tuple[int, ...]:
+    """The batch sizes that so many rows fill often enough."""
+    return tuple(size for size in SIZES if TIMES * size <= n_rows)
+
+
 def _seconds(passes: Passes, ids: Tensor) -> float:
     start = time.perf_counter()
     passes.next_logits(ids)
@@ -93,8 +98,6 @@ def _seconds(passes: Passes, ids: Tensor) -> float:
 def _tokens_in_memory(model: Model) -> int:
     """The tokens whose keys and values, at full width in every layer, fill the share of the memory that is free."""
     device, weight = device_of(model), next(nn.Module.parameters(model))
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     return int(MEMORY_SHARE * free / (2 * n_layers(model) * d_model(model) * weight.element_size()))

@@ -35,7 +35,7 @@ from workbench.provenance import Provenance, content_hash
 from workbench.steering import Positions, Scale, SteeringPlan
 from workbench.sweep.executors import Executor, InProcess, Terms
 from workbench.sweep.ledger import Entry, Ledger, open_ledger
-from workbench.sweep.packing import pack, row_key
+from workbench.sweep.packing import pack, row_key, sizes_worth_trying
 from workbench.sweep.results import Sharing, SweepResult
 from workbench.sweep.spec import SweepSpec
 from workbench.vectors import SteeringVectors
@@ -57,7 +57,7 @@ def run_sweep(
     gates: Mapping[str, Gate] | None = None,
     bias: Sequence[float | int] | None = None,
     vectors: Mapping[str, SteeringVectors] | None = None,
-    placebo: int = 10,
+    placebo: int | None = None,
     controls: Mapping[str, SteeringVectors] | None = None,
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
@@ -70,8 +70,8 @@ def run_sweep(
     """Answer `prompts` under `plan` at every combination of the values given, and judge the replies.
 
     Axes are those of `SweepSpec`; where none are given the plan's own stand in. A `SweepSpec` in the plan's place says
-    all of that itself. The unsteered arm and `placebo` random directions of equal length are always in; `controls` adds
-    arms of other vectors, brought to equal length.
+    all of that itself. The unsteered arm and `placebo` (10) random directions of equal length are always in; `controls`
+    adds arms of other vectors, brought to equal length.
 
     `ledger` is a file that keeps every reply: the same call goes on where it stopped, and a call with more values
     computes what is new. `keep_text=False` keeps verdicts there, and no texts; the frame has none either. `batch_size`
@@ -82,8 +82,11 @@ def run_sweep(
     ledger that cannot be used.
     """
     prompts = labelled(prompts)
-    if max_new_tokens < 1:
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
         raise ValueError(f"got max_new_tokens={max_new_tokens}, expected 1 or more")
+    if not isinstance(executor, Executor | None):
+        raise ValueError(f"got executor={executor!r}, expected an InProcess or a RayCluster")
+    _require_score(judge)
     if (ledger is not None or executor is not None) and carries_hooks(model):
         raise ValueError(
             "the model carries hooks of yours, which neither a ledger nor another process can tell apart: take them "
@@ -98,10 +101,11 @@ def run_sweep(
     with open_ledger(ledger) if ledger is not None else nullcontext() as book:
         run = _Run(executor or InProcess(model), weights, terms, book, scorer, batch_size, progress)
         entries, sharing = run.all(rows)
-    replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
-    found = completions(rows, tokenizer_of(model), replies)
-    kept = [entries[run.key(row)].judged if row.refusal is None else None for row in rows]
-    scored = _scored(asked, found, kept, judge)
+        replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
+        found = completions(rows, tokenizer_of(model), replies)
+        kept = [entries[run.key(row)].judged if row.refusal is None else None for row in rows]
+        with run.told_what_is_kept(sharing.rows):
+            scored = _scored(asked, found, kept, judge)
     provenance = Provenance(
         "sweep",
         model_name(model),
@@ -117,21 +121,21 @@ def run_sweep(
 def _spec(
     plan: SteeringPlan | SweepSpec,
     axes: Mapping[str, object],
-    placebo: int,
+    placebo: int | None,
     controls: Mapping[str, SteeringVectors] | None,
 ) -> SweepSpec:
+    axes = {**axes, "placebo": placebo, "controls": controls}
     given = {name: values for name, values in axes.items() if values is not None}
     if isinstance(plan, SweepSpec):
-        if given or controls:
-            beside = ", ".join([*given, *["controls"] * bool(controls)])
+        if given:
+            beside = ", ".join(given)
             raise ValueError(
                 f"got a SweepSpec and {beside} beside it, expected one or the other: put them into the spec"
             )
         return plan
     if "alpha" not in given:
         raise ValueError("got a plan and no alpha, expected the strengths to try: alpha=[0.1, 0.2]")
-    own = {"layers": [plan.layers], "positions": [plan.positions], "bias": [0.0], "gates": {}, "vectors": {}}
-    return SweepSpec(plan, placebo=placebo, controls=dict(controls or {}), **{**own, **given})  # type: ignore[arg-type]
+    return SweepSpec(plan, **{"layers": [plan.layers], "positions": [plan.positions], **given})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,7 @@ class _Run:
             unit="point",
             disable=not self.progress,
         )
-        with bar, self._told_what_is_kept(len(distinct)):
+        with bar, self.told_what_is_kept(len(distinct)):
             for number, replies in self.executor.write(batches, self.terms) if batches else ():
                 batch = batches[number]
                 done = {
@@ -189,7 +193,7 @@ class _Run:
         return row.key if self.scorer is None else (row.key, row.prompt.answer)
 
     @contextmanager
-    def _told_what_is_kept(self, n_rows: int) -> Iterator[None]:
+    def told_what_is_kept(self, n_rows: int) -> Iterator[None]:
         """Whatever stops the sweep leaves with a note that says what is safe, and how to go on."""
         try:
             yield
@@ -215,11 +219,14 @@ class _Run:
 
     @cached_property
     def _judge_id(self) -> str:
-        """The judge's name and code, in place of the texts it has seen. One that carries a state has neither."""
+        """The judge's name and the file that defines it, in place of the texts it has seen.
+
+        All of the file, since its words and helpers may stand anywhere in there. One that carries a state has neither.
+        """
         judge = inspect.unwrap(self.scorer) if self.scorer is not None else None
         named = isinstance(judge, FunctionType) and "<" not in judge.__qualname__
-        if isinstance(judge, FunctionType) and named and not judge.__closure__:
-            return content_hash(judge.__module__, judge.__qualname__, judge.__code__.co_code)
+        if isinstance(judge, FunctionType) and named and not judge.__closure__ and (text := _source(judge)):
+            return content_hash(judge.__module__, judge.__qualname__, text)
         if self.book is None:
             return ""
         raise ValueError(
@@ -241,13 +248,33 @@ class _Run:
             if self.batch_size < 1:
                 raise ValueError(f"got batch_size={self.batch_size}: expected 1 or more")
             return self.batch_size * width
-        name = content_hash("budget", self.weights, width)
+        # Few rows are no measure of what many could fill.
+        name = content_hash("budget", self.weights, width, len(sizes_worth_trying(len(rows))))
         budget = self.book.budget(name) if self.book is not None else None
         if budget is None:
             budget = self.executor.find_budget(width, len(rows))
             if self.book is not None:
                 self.book.keep_budget(name, budget)
         return budget
+
+
+def _require_score(judge: Judge) -> None:
+    """Refuse, before hours of work for it, a judge that gives no score."""
+    given = judge("", True) if callable(judge) else judge
+    if not isinstance(given, Score):
+        raise ValueError(
+            f"got a judge that makes {given!r} of an empty reply, expected a function of text and finished that gives "
+            "a wb.Score"
+        )
+
+
+def _source(judge: FunctionType) -> str:
+    """The text of the file that defines it, or of its cell; empty where nobody has it any more."""
+    file = Path(inspect.getsourcefile(judge) or "")
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else inspect.getsource(judge)
+    except OSError:
+        return ""
 
 
 def _scored(

@@ -8,7 +8,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from operator import index
 from types import MappingProxyType
@@ -183,13 +183,19 @@ def _strengths(
 
 
 def _sets(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(index(layer) for layer in layers) for layers in given)
+    return tuple(tuple(sorted({index(layer) for layer in layers})) for layers in given)
 
 
 def _words(given: Sequence[Positions]) -> tuple[Positions, ...]:
     if not set(given) <= set(get_args(Positions)):
         raise ValueError("a word is not known")
     return tuple(given)
+
+
+def _named(kind: type, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not all(isinstance(name, str) and isinstance(value, kind) for name, value in given.items()):
+        raise ValueError("a value is of another kind")
+    return MappingProxyType(dict(given))
 
 
 _AXES: tuple[tuple[str, Callable[..., object], str], ...] = (
@@ -201,4 +207,12 @@ _AXES: tuple[tuple[str, Callable[..., object], str], ...] = (
     ("layers", _sets, "a list of lists of whole numbers: one set is layers=[[3, 4]]"),
     ("positions", _words, 'a list of "all", "prompt", "reply": one of them is positions=["all"]'),
     ("bias", _numbers, "a list of finite numbers: the gate as it is is bias=[0]"),
+    ("placebo", index, "a whole number of random directions"),
+    ("gates", partial(_named, Gate), 'gates by name: gates={"none": wb.AlwaysOpen()}'),
+    ("vectors", partial(_named, SteeringVectors), 'steering vectors by name: vectors={"own": srv}'),
+    (
+        "controls",
+        partial(_named, SteeringVectors),
+        'steering vectors by name: controls={"shuffled": vectors}',
+    ),
 )

@@ -1,0 +1,49 @@
+"""Hooks on modules, which are gone when their context ends, whatever ended it.
+
+The trap: a Ctrl-C may come when a hook is set and its handle not yet noted, or in the middle of taking hooks off. A
+model that keeps one steers for ever, and nobody asked it to. So hooks are taken off by what they are.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A hook on a module: `before` its forward pass, where it may be given keywords too, or after it."""
+
+    module: nn.Module
+    fn: Callable[..., Any]
+    before: bool = False
+    with_kwargs: bool = False
+
+
+@contextmanager
+def attached(hooks: Sequence[Hook]) -> Iterator[None]:
+    """Within this context the hooks are on their modules."""
+    try:
+        for hook in hooks:
+            if hook.before:
+                hook.module.register_forward_pre_hook(hook.fn, with_kwargs=hook.with_kwargs)
+            else:
+                hook.module.register_forward_hook(hook.fn)
+        yield
+    finally:
+        try:
+            _take_off(hooks)
+        except BaseException:  # interrupted in the middle of it
+            _take_off(hooks)
+            raise
+
+
+def _take_off(hooks: Sequence[Hook]) -> None:
+    for hook in hooks:
+        module = hook.module
+        held = module._forward_pre_hooks if hook.before else module._forward_hooks
+        for number in [number for number, fn in held.items() if fn is hook.fn]:
+            held.pop(number, None)
+            module._forward_pre_hooks_with_kwargs.pop(number, None)
