@@ -272,6 +272,7 @@ def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTr
             )
             weights = lens.get_pretrained_state_dict(folder, cfg, hf, dtype=hf.dtype)
         cfg.tokenizer_name, cfg.model_name = None, str(hf.config.name_or_path)
+        _require_windows(hf, cfg)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             model = HookedTransformer(cfg)
@@ -290,6 +291,16 @@ def _hooked(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> HookedTr
     _require_same_logits(hf, model)
     _set_tokenizer(model, tokenizer)
     return model.eval()
+
+
+def _require_windows(hf: PreTrainedModel, cfg: Any) -> None:
+    """Refuse a conversion that sees everything where a layer sees a window: a few tokens would not tell."""
+    config, depth = hf.config.get_text_config(), cfg.n_layers
+    window = getattr(config, "sliding_window", None)
+    kinds = (getattr(config, "layer_types", None) or ["sliding_attention"] * depth) if window else []
+    there = [kind == "local" for kind in cfg.attn_types or []] if cfg.use_local_attn else [False] * depth
+    if any(kind == "sliding_attention" and not local for kind, local in zip(kinds, there, strict=False)):
+        raise ValueError(f"it would leave out the sliding window of {window} tokens")
 
 
 def _require_same_logits(hf: PreTrainedModel, model: HookedTransformer) -> None:

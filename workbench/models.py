@@ -101,6 +101,16 @@ def blocks(model: Model) -> nn.ModuleList:
     raise ValueError(f'no decoder blocks found in a {type(model).__name__}: load it with backend="bridge"')
 
 
+def final_norm(model: Model) -> nn.Module | None:
+    """The norm between the last block and the LM head; None where none is found."""
+    holder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    for attribute in ("ln_final", "norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        found = getattr(holder, attribute, None)
+        if isinstance(found, nn.Module):
+            return found
+    return None
+
+
 def n_layers(model: Model) -> int:
     """The number of decoder blocks."""
     return len(blocks(model))

@@ -1,0 +1,99 @@
+"""Every architecture on every backend that can hold it: what the equations give, or a refusal that says why."""
+
+from collections.abc import Callable
+
+import pytest
+import reference
+import torch
+from architectures import ARCHITECTURES, D_MODEL, N_LAYERS, WINDOW, save_model
+from conftest import small_tokenizer
+from parity import SETTINGS, expected, parity
+
+import workbench as wb
+from workbench.loading import Model, load_model
+from workbench.models import blocks, d_model, n_layers
+
+BACKENDS = ("plain", "bridge", "hooked")
+REFUSED: dict[tuple[str, str], str] = {}
+"""The (backend, architecture) pairs that load_model refuses, each with why. Whatever changes here is news."""
+
+QUICK = "a plan per row"
+"""Mixed lengths; gates open, closed, shared, per layer; first and last layer; prompt, reply and both; no plan."""
+
+Load = Callable[[str, str], Model]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """A checkpoint on disk, on a backend, read once."""
+    root, models = tmp_path_factory.mktemp("architectures"), {}
+
+    def load(architecture: str, backend: str) -> Model:
+        key = backend, architecture
+        if key not in models:
+            folder = root / architecture
+            if not folder.exists():
+                save_model(architecture, folder)
+            models[key] = load_model(folder, backend=backend)
+        return models[key]
+
+    return load
+
+
+def hold(load: Load, backend: str, architecture: str, prompts: wb.PromptSet, name: str) -> None:
+    if (backend, architecture) in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[backend, architecture]):
+            load(architecture, backend)
+        return
+    model, plain = load(architecture, backend), load(architecture, "plain")
+    assert (n_layers(model), d_model(model), len(blocks(model))) == (N_LAYERS, D_MODEL, N_LAYERS)
+    result = parity(model, plain, prompts, SETTINGS[name])
+    assert result.holds, result
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_library_equals_reference(architecture: str, backend: str, load: Load, prompts: wb.PromptSet) -> None:
+    hold(load, backend, architecture, prompts, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in (QUICK, "the paper's form")])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_library_equals_reference_in_every_setting(
+    architecture: str, backend: str, name: str, load: Load, prompts: wb.PromptSet
+) -> None:
+    hold(load, backend, architecture, prompts, name)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_reference_forward_is_the_model(architecture: str, load: Load, prompts: wb.PromptSet) -> None:
+    plain = load(architecture, "plain")
+    ids = reference.chat_ids(plain.tokenizer, prompts[1].messages)
+    logits, residuals = reference.forward(plain, ids, {}, [False] * len(ids))
+    with torch.no_grad():
+        theirs = plain(torch.tensor([ids]), output_hidden_states=True)
+    assert torch.allclose(logits, theirs.logits[0], atol=2e-5)
+    assert torch.allclose(torch.stack(residuals[:-1]), torch.cat(theirs.hidden_states[1:-1]), atol=2e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_models_are_worth_steering(architecture: str, load: Load, prompts: wb.PromptSet) -> None:
+    """Prompts are longer than a window; gates open and closed; shifts change replies; replies do not collapse."""
+    plain = load(architecture, "plain")
+    lengths = {len(reference.chat_ids(small_tokenizer(), prompt.messages)) for prompt in prompts}
+    assert len(lengths) >= 4 and min(lengths) > WINDOW
+    settings = SETTINGS[QUICK]
+    rows = [expected(plain, prompts, *row) for row in zip(prompts, settings, strict=True)]
+    unsteered = [expected(plain, prompts, prompt, None) for prompt in prompts]
+    reached = [
+        setting is not None and any(row.gate_open[layer] for layer in setting.layers)
+        for row, setting in zip(rows, settings, strict=True)
+    ]
+    changed = [row.tokens != other.tokens for row, other in zip(rows, unsteered, strict=True)]
+    assert 2 <= sum(reached) <= 7
+    assert sum(changed) >= sum(reached) / 2
+    assert not any(c and not r for c, r in zip(changed, reached, strict=True))
+    assert len({row.tokens[-3:] for row in rows}) >= 6
+    assert sum(len(set(row.tokens)) >= 4 for row in rows) >= 6
