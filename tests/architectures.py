@@ -66,13 +66,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         | TIED
         | WINDOWED
         | dict(head_dim=8, query_pre_attn_scalar=8, attn_logit_softcapping=2.0, final_logit_softcapping=5.0),
-        embedding=0.2,
+        embedding=0.08,
+        seed=6,
     ),
     # two of three layers have a window, and rotary positions of their own
     "gemma3": Architecture(
         Gemma3TextConfig,
         GROUPED | TIED | WINDOWED | dict(head_dim=8, query_pre_attn_scalar=8, sliding_window_pattern=3),
-        embedding=0.2,
+        embedding=0.08,
     ),
     "phi3": Architecture(Phi3Config, GROUPED | UNTIED),
     "phi3-sliding": Architecture(Phi3Config, GROUPED | UNTIED | WINDOWED),

@@ -14,7 +14,22 @@ from workbench.loading import Model, load_model
 from workbench.models import blocks, d_model, n_layers
 
 BACKENDS = ("plain", "bridge", "hooked")
-REFUSED: dict[tuple[str, str], str] = {}
+REFUSED = {
+    (
+        "hooked",
+        architecture,
+    ): r"TransformerLens cannot build a HookedTransformer from a \w+ \(\w+ is not currently"
+    for architecture in ("gemma2", "gemma3", "olmo2", "granite", "falcon", "falcon-new")
+} | {
+    (
+        "hooked",
+        "qwen2-sliding",
+    ): r"from a Qwen2ForCausalLM \(it would leave out the sliding window of 4 tokens\)",
+    (
+        "bridge",
+        "falcon-new",
+    ): r'cannot build a bridge around a FalconForCausalLM .*: load it with backend="plain"',
+}
 """The (backend, architecture) pairs that load_model refuses, each with why. Whatever changes here is news."""
 
 QUICK = "a plan per row"

@@ -34,6 +34,12 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def few(prompts: wb.PromptSet) -> wb.PromptSet:
+    """Three prompts, at least one of each kind: what a fault needs to show."""
+    return wb.PromptSet("few", (prompts[0], prompts[3], prompts[4]))
+
+
 def plain_copy(plain: PreTrainedModel) -> PreTrainedModel:
     """A model to plant a fault in."""
     return copy.deepcopy(plain)
@@ -42,6 +48,11 @@ def plain_copy(plain: PreTrainedModel) -> PreTrainedModel:
 def verified(model: Model, prompts: wb.PromptSet, setting: Setting = SHARED, **asked: Any) -> wb.Verification:
     plan = setting.plan(model, prompts)
     return wb.verify(model, plan, prompts, max_new_tokens=5, **asked)
+
+
+def with_hooks(model: Model, known: dict[str, nn.Module]) -> None:
+    """The bridge takes these for its hook points."""
+    model.__class__ = type("Bridge", (type(model),), {"hook_dict": property(lambda self: known)})
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -140,11 +151,13 @@ class Ignoring(nn.Module):
         return self.kept
 
 
-def test_hooks_that_are_never_reached(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_hooks_that_are_never_reached(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     plan, model = SHARED.plan(plain, prompts), plain_copy(plain)
     block = blocks(model)[2]
     block.__class__ = type("Block", (Bypassing, type(block)), {})
-    found = wb.verify(model, plan, prompts)
+    found = wb.verify(model, plan, few)
     assert found.faults == ("plain, layer 2, prompt: no hook on it is ever reached, or not in every pass",)
     assert found.verdict.startswith("Steering does not run as planned on babbler: plain, layer 2")
     with pytest.raises(
@@ -153,16 +166,20 @@ def test_hooks_that_are_never_reached(plain: PreTrainedModel, prompts: wb.Prompt
         found.require()
 
 
-def test_a_wrapper_that_ignores_what_hooks_return(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_wrapper_that_ignores_what_hooks_return(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     plan, model = SHARED.plan(plain, prompts), plain_copy(plain)
     blocks(model)[2] = Ignoring(blocks(model)[2])
-    found = wb.verify(model, plan, prompts, backends=["plain"])
+    found = wb.verify(model, plan, few, backends=["plain"])
     bad = found.shifts[~found.shifts.holds]
     assert set(bad.layer) == {2} and set(bad.gate) == {"open"} and (bad.most == 0).all()
     assert found.faults[0].startswith("plain, layer 2, prompt: nothing of the shift of")
 
 
-def test_a_block_that_takes_no_notice_of_its_input(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_block_that_takes_no_notice_of_its_input(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     """What arrives is as planned, and nobody reads it: only the effect tells."""
     plan, model = SETTINGS["no gate"].plan(plain, prompts), plain_copy(plain)
     inner, following = blocks(model)[2].forward, blocks(model)[3].forward
@@ -173,34 +190,49 @@ def test_a_block_that_takes_no_notice_of_its_input(plain: PreTrainedModel, promp
         return kept[0]
 
     blocks(model)[2].forward = give
-    blocks(model)[3].forward = lambda residual, **kwargs: following(kept[0], **kwargs)
-    found = wb.verify(model, plan, prompts, backends=["plain"])
-    assert found.effect == 0 and found.faults == ("no shift changes any logit",)
+    blocks(model)[3].forward = lambda residual, **kwargs: following(
+        kept[0] if len(kept[0]) == len(residual) else residual, **kwargs
+    )
+    found = wb.verify(model, plan, few, backends=["plain"])
+    assert found.shifts.holds.all() and found.effect == 0 and found.faults[0] == "no shift changes any logit"
 
 
-def test_a_bridge_whose_hook_point_is_passed_by(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_bridge_whose_hook_point_is_passed_by(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     model = load_model(plain, backend="bridge")
     plan = SHARED.plan(model, prompts)
     blocks(model)[4]._apply_output_hook = lambda output, **kwargs: output
-    found = wb.verify(model, plan, prompts)
+    found = wb.verify(model, plan, few)
+    assert found.faults == ("bridge, layer 4, prompt: no hook on it is ever reached, or not in every pass",)
+    # Where nothing is to be read, because the gate reads nothing, it goes on, and arrives nowhere.
+    found = wb.verify(model, plan.with_gate(wb.AlwaysOpen()), few)
     assert found.faults[0].startswith("bridge, layer 4, prompt: nothing of the shift of")
     # The loop's own hook is on the block itself: it shows what the bridge does not do.
     assert not found.comparisons.holds.any()
+    with pytest.raises(
+        ValueError, match="no hook was reached at layer 4 of 'babbler': these blocks do not run as"
+    ):
+        wb.last_token_activations(model, few)
 
 
-def test_a_bridge_whose_hook_names_are_off_by_one(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_bridge_whose_hook_names_are_off_by_one(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     model = load_model(plain, backend="bridge")
     plan = SHARED.plan(model, prompts)
-    points = [blocks(model)[layer].hook_out for layer in range(N_LAYERS)]
-    for layer, block in enumerate(blocks(model)):
-        block._modules["hook_out"] = points[layer - 1]
-    found = wb.verify(model, plan, prompts)
+    known = dict(model.hook_dict)
+    known |= {hook_name(layer): known[hook_name(layer + 1)] for layer in range(N_LAYERS - 1)}
+    with_hooks(model, known)
+    found = wb.verify(model, plan, few)
     assert not found.holds
     moved = found.shifts[(found.shifts.gate == "closed") & (found.shifts.most > 0)]
     assert not moved.empty and not found.comparisons.holds.any()
 
 
-def test_a_model_that_writes_with_other_modules(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_model_that_writes_with_other_modules(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     """As where a compiled or offloaded copy takes over once there are keys and values to go on from."""
     plan, model = SHARED.plan(plain, prompts), plain_copy(plain)
     body, other, forward = model.model, copy.deepcopy(plain.model), model.model.forward
@@ -210,7 +242,7 @@ def test_a_model_that_writes_with_other_modules(plain: PreTrainedModel, prompts:
         return (other.forward if written else forward)(*args, past_key_values=past_key_values, **kwargs)
 
     body.forward = run
-    found = wb.verify(model, plan, prompts, backends=["plain"])
+    found = wb.verify(model, plan, few, backends=["plain"])
     bad = found.shifts[~found.shifts.holds]
     assert set(bad.part) == {"reply"} and bad.most.isna().all()
     ways = found.comparisons.set_index("way").holds
@@ -218,7 +250,7 @@ def test_a_model_that_writes_with_other_modules(plain: PreTrainedModel, prompts:
 
 
 def test_hooks_on_the_wrong_layer(
-    plain: PreTrainedModel, prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, attach = SHARED.plan(plain, prompts), batches.residual_hooks
     for room in (batches, ways):
@@ -227,18 +259,20 @@ def test_hooks_on_the_wrong_layer(
             "residual_hooks",
             lambda model, site, fns: attach(model, site, {layer + 1: fn for layer, fn in fns.items()}),
         )
-    found = wb.verify(plain, plan, prompts, backends=["plain"])
+    found = wb.verify(plain, plan, few, backends=["plain"])
     bad = found.shifts[~found.shifts.holds]
     assert set(bad[bad.gate == "open"].layer) == {1, 2, 4}
     assert {3, 5} <= set(bad[bad.gate == "closed"].layer)
     assert not found.comparisons.holds.any()
 
 
-def test_something_else_that_moves_the_residual(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_something_else_that_moves_the_residual(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     plan = SHARED.plan(plain, prompts)
     handle = blocks(plain)[4].register_forward_pre_hook(lambda module, args: (args[0] + 0.1, *args[1:]))
     try:
-        found = wb.verify(plain, plan, prompts)
+        found = wb.verify(plain, plan, few)
     finally:
         handle.remove()
     assert found.faults[0].startswith("plain, layer 3, prompt: the residual is moved by 0.566 where nothing")
@@ -247,11 +281,15 @@ def test_something_else_that_moves_the_residual(plain: PreTrainedModel, prompts:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_is_noticed(
-    name: str, plain: PreTrainedModel, prompts: wb.PromptSet, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    plain: PreTrainedModel,
+    prompts: wb.PromptSet,
+    few: wb.PromptSet,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = SHARED.plan(plain, prompts)
     MUTANTS[name](monkeypatch)
-    assert not wb.verify(plain, plan, prompts, backends=["plain"], max_new_tokens=4).holds
+    assert not wb.verify(plain, plan, few, backends=["plain"], max_new_tokens=4).holds
 
 
 # What cannot be verified.
@@ -270,7 +308,7 @@ def test_plans_that_do_nothing_here_are_refused(plain: PreTrainedModel, prompts:
             plain, SHARED.plan(plain, prompts, site="resid_pre"), prompts
         ),
         "got max_new_tokens=1, expected 2 or more": lambda: wb.verify(plain, plan, prompts, max_new_tokens=1),
-        r"got backends=\[\], expected some of 'hooked', 'bridge', 'plain'": lambda: wb.verify(
+        r"got backends=\[\], expected some of 'plain', 'bridge', 'hooked'": lambda: wb.verify(
             plain, plan, prompts, backends=[]
         ),
     }
@@ -297,8 +335,7 @@ def test_a_hook_name_that_the_model_lacks(plain: PreTrainedModel, prompts: wb.Pr
     model = load_model(plain, backend="bridge")
     plan = SHARED.plan(model, prompts)
     known = {name: point for name, point in model.hook_dict.items() if name != hook_name(2)}
-    type_of = type(model)
-    model.__class__ = type("Lacking", (type_of,), {"hook_dict": property(lambda self: known)})
+    with_hooks(model, known)
     with pytest.raises(ValueError, match=r"'babbler' has no hook 'blocks.2.hook_resid_post'"):
         wb.verify(model, plan, prompts)
 

@@ -243,10 +243,17 @@ def _merge(base: PreTrainedModel, delta: Path | str) -> PreTrainedModel:
 
 def _bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
     hf.set_attn_implementation("eager")
-    # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
-    model = build_bridge_from_module(
-        hf, type(hf).__name__, hf_config=hf.config, model_name=str(hf.config.name_or_path)
-    )
+    architecture = type(hf).__name__
+    try:
+        # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
+        model = build_bridge_from_module(
+            hf, architecture, hf_config=hf.config, model_name=str(hf.config.name_or_path)
+        )
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"TransformerLens cannot build a bridge around a {architecture} ({_brief(error)}): load it with "
+            'backend="plain"'
+        ) from error
     _set_tokenizer(model, tokenizer)
     return model
 

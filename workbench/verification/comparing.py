@@ -9,7 +9,7 @@ between the blocks is measured too, and a plan without an effect is a fault.
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,16 +23,16 @@ from workbench.decoding.sharing import shares_prompts
 from workbench.gates import ThresholdGate
 from workbench.generation import Completion, generate
 from workbench.loading import Backend, Model, load_model
-from workbench.models import carries_hooks, device_of, final_norm, model_name
+from workbench.models import UnseenBlocks, carries_hooks, device_of, final_norm, model_name
 from workbench.prompts import PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan, compile_shift, gate_site, require_space
 from workbench.vectors import SteeringVectors, cosine_sentence
-from workbench.verification.loop import UnseenBlocks
 from workbench.verification.verdict import TOLERANCE, Verification
 from workbench.verification.watching import Watch, unseen, visible
 from workbench.verification.ways import batched, one_by_one, whole_texts
 from workbench.verification.yardstick import Yardstick
 
+BACKENDS: tuple[Backend, ...] = ("plain", "bridge", "hooked")
 LARGE = 2_000_000_000
 """Parameters from which on a second copy of a model is made only where it is asked for."""
 
@@ -87,6 +87,8 @@ def verify(
         for backend, held in models.items():
             try:
                 found = list(_compare(backend, held, yardstick, shifts))
+            except UnseenBlocks as error:
+                shifts.append(unseen(backend, error.layers))
             except (
                 ValueError,
                 RuntimeError,
@@ -141,14 +143,13 @@ def _on_backends(
     model: Model, asked: Sequence[Backend] | None
 ) -> tuple[dict[Backend, Model], dict[str, str]]:
     """The model on every backend that is asked for and can hold it, and why the others cannot."""
-    known: tuple[Backend, ...] = get_args(Backend)
-    if asked is not None and (not asked or set(asked) - set(known)):
-        raise ValueError(f"got backends={list(asked)}, expected some of {', '.join(map(repr, known))}")
+    if asked is not None and (not asked or set(asked) - set(BACKENDS)):
+        raise ValueError(f"got backends={list(asked)}, expected some of {', '.join(map(repr, BACKENDS))}")
     own = _kind(model)
     models: dict[Backend, Model] = {own: model}
     refused: dict[str, str] = {}
     size = sum(weight.numel() for weight in model.parameters())
-    for backend in known if asked is None else asked:
+    for backend in BACKENDS if asked is None else asked:
         if backend == own:
             continue
         if not isinstance(model, PreTrainedModel):
@@ -157,7 +158,7 @@ def _on_backends(
             refused[backend] = "the model carries hooks of its own, which would not go with it"
         elif backend == "hooked" and asked is None and size > LARGE:
             refused[backend] = (
-                f"it would be a second copy of {size:,} parameters: ask for it with backends={list(known)}"
+                f"it would be a second copy of {size:,} parameters: ask for it with backends={list(BACKENDS)}"
             )
         else:
             try:

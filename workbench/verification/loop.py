@@ -19,7 +19,7 @@ from torch import Tensor
 
 from workbench.activations import Activations
 from workbench.loading import Model
-from workbench.models import blocks, device_of, n_layers, transformers_model
+from workbench.models import UnseenBlocks, blocks, device_of, n_layers, transformers_model
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import SteeringPlan
@@ -135,14 +135,6 @@ def _run(
         for handle in handles:
             handle.remove()
     if unseen := [layer for layer in range(len(handles)) if layer not in last]:
-        raise UnseenBlocks(unseen)
+        raise UnseenBlocks(model, unseen)
     logits = getattr(output, "logits", output)[0, -1].float().cpu()
     return logits, torch.stack([last[layer] for layer in range(len(handles))])
-
-
-class UnseenBlocks(RuntimeError):
-    """Blocks ran without the hooks that are on them, or did not run at all."""
-
-    def __init__(self, layers: Sequence[int]) -> None:
-        self.layers = tuple(layers)
-        super().__init__(f"no hook was reached at layers {list(layers)}")

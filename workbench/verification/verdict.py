@@ -15,9 +15,13 @@ import pandas as pd
 import torch
 
 TOLERANCE: Mapping[torch.dtype, float] = MappingProxyType(
-    {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+    {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 0.1}
 )
-"""Of the largest logit, between two ways of running one model in one dtype; from float32, twice that of the dtype."""
+"""Of the largest logit: between two ways of running a model in this dtype, and between half precision and float32.
+
+Measured on random models of six layers, the worst that was seen is 8 % in bfloat16 and 0.9 % in float16, with hooks of
+TransformerLens and in float32 alike: each rounds in its own order.
+"""
 
 
 @dataclass(frozen=True, eq=False)
