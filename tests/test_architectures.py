@@ -7,9 +7,14 @@ import reference
 import torch
 from architectures import ARCHITECTURES, D_MODEL, N_LAYERS, WINDOW, save_model
 from conftest import small_tokenizer
-from parity import SETTINGS, expected, parity
+from parity import SETTINGS, Setting, expected, parity
+from transformers import AutoModelForCausalLM, FalconH1Config, Lfm2Config, PreTrainedConfig, Qwen3NextConfig
 
 import workbench as wb
+from workbench.decoding.asking import rows_of
+from workbench.decoding.batches import decode
+from workbench.decoding.choosers import Forced
+from workbench.decoding.sharing import shares_prompts
 from workbench.loading import Model, load_model
 from workbench.models import blocks, d_model, n_layers
 
@@ -31,6 +36,24 @@ REFUSED = {
     ): r'cannot build a bridge around a FalconForCausalLM .*: load it with backend="plain"',
 }
 """The (backend, architecture) pairs that load_model refuses, each with why. Whatever changes here is news."""
+
+UNSHARED = ("gpt2",)
+"""Architectures whose blocks do not let rows of one prompt branch off in mid-pass."""
+SHARED_BY = (Setting(0.2, (3,), gate="open"), Setting(-0.2, (4, 5), gate="open", positions="reply"))
+
+TINY = dict(
+    vocab_size=360, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+    num_key_value_heads=2, pad_token_id=None, max_position_embeddings=64,
+)  # fmt: skip
+LFM2 = Lfm2Config(**TINY, layer_types=["conv", "full_attention"] * 2)
+FALCON_H1 = FalconH1Config(
+    **TINY, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8
+)
+QWEN3_NEXT = Qwen3NextConfig(
+    **TINY, head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=8,
+    linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+    shared_expert_intermediate_size=16,
+)  # fmt: skip
 
 QUICK = "a plan per row"
 """Mixed lengths; gates open, closed, shared, per layer; first and last layer; prompt, reply and both; no plan."""
@@ -80,6 +103,36 @@ def test_library_equals_reference_in_every_setting(
     architecture: str, backend: str, name: str, load: Load, prompts: wb.PromptSet
 ) -> None:
     hold(load, backend, architecture, prompts, name)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_share_their_prompts_lower_layers_or_are_run_one_by_one(
+    architecture: str, load: Load, prompts: wb.PromptSet
+) -> None:
+    """What a sweep does, and where it does not: windows and caches of all kinds are cut row by row."""
+    plain = load(architecture, "plain")
+    assert shares_prompts(plain) == (architecture not in UNSHARED)
+    if architecture in UNSHARED:
+        return
+    plans = [*[setting.plan(plain, prompts) for setting in SHARED_BY], None]
+    each = [(prompt, plan) for plan in plans for prompt in prompts]
+    rows = rows_of(plain, [prompt for prompt, _ in each], [plan for _, plan in each], None, 4, 64)
+    found = []
+    for share in (True, False):
+        forced = Forced(torch.full((len(rows), 4), 9))
+        decode(plain, rows, forced, 4, share=share)
+        found.append(torch.stack(forced.logits))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("config", [LFM2, FALCON_H1, QWEN3_NEXT], ids=lambda config: config.model_type)
+def test_a_model_with_a_running_state_is_refused(config: PreTrainedConfig, prompts: wb.PromptSet) -> None:
+    """Rows that leave a batch would go on with the states of others."""
+    model = load_model(AutoModelForCausalLM.from_config(config), backend="plain", tokenizer=small_tokenizer())
+    with pytest.raises(
+        ValueError, match=r"keeps a running state .* the first of them layer \d: steered replies need"
+    ):
+        wb.generate(model, prompts, max_new_tokens=4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -213,6 +213,7 @@ def test_a_negative_strength_is_for_embedded_models(
         ("ask bake --max-new-tokens 0", "got --max-new-tokens 0, expected 1 or more"),
         ("ask bake --min-auroc 95", "got --min-auroc 95, expected a number from 0 to 1: 0.5 tells nothing"),
         ("verify --alpha nan", "got --alpha nan, expected a finite number: 0 leaves the model as it is"),
+        ("verify --backend onnx", "got --backend onnx, expected some of plain, bridge, hooked"),
         ("verify nowhere.txt", "no prompt file nowhere.txt: name a text file with a prompt a line"),
         ("layers --min-auroc nan", "got --min-auroc nan, expected a number from 0 to 1: 0.5 tells nothing"),
     ],
@@ -356,7 +357,7 @@ def test_verify_draws_what_arrives_and_says_that_steering_runs(
         arrived = [line.split() for line in lines if line.startswith(backend) and "█" * 24 in line]
         assert [row[1] for row in arrived] == ["0", "1", "2", "3"]  # every layer is steered
         assert all(row[2] == row[4] and row[-1] == "0" for row in arrived)  # as planned, and closed rows by 0
-        assert sum(line.startswith(backend) and "same tokens" in line for line in lines) == 1
+        assert sum(line.startswith(backend) and "6 of 6 replies alike" in line for line in lines) == 1
     assert lines[-2].startswith(
         "Steering runs as planned on tiny-llama (plain, bridge, hooked; float32): logits "
     )

@@ -205,15 +205,22 @@ def test_a_bridge_whose_hook_point_is_passed_by(
     blocks(model)[4]._apply_output_hook = lambda output, **kwargs: output
     found = wb.verify(model, plan, few)
     assert found.faults == ("bridge, layer 4, prompt: no hook on it is ever reached, or not in every pass",)
-    # Where nothing is to be read, because the gate reads nothing, it goes on, and arrives nowhere.
-    found = wb.verify(model, plan.with_gate(wb.AlwaysOpen()), few)
-    assert found.faults[0].startswith("bridge, layer 4, prompt: nothing of the shift of")
-    # The loop's own hook is on the block itself: it shows what the bridge does not do.
-    assert not found.comparisons.holds.any()
     with pytest.raises(
         ValueError, match="no hook was reached at layer 4 of 'babbler': these blocks do not run as"
     ):
         wb.last_token_activations(model, few)
+
+
+def test_a_bridge_that_drops_what_its_hooks_return(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
+    model = load_model(plain, backend="bridge")
+    plan, block = SHARED.plan(model, prompts), blocks(model)[4]
+    block._apply_output_hook = lambda output, **kwargs: (block.hook_out(output), output)[1]
+    found = wb.verify(model, plan, few)
+    assert found.faults[0].startswith("bridge, layer 4, prompt: nothing of the shift of")
+    # The loop's own hook is on the block itself: it shows what the bridge does not do.
+    assert not found.comparisons.holds.any()
 
 
 def test_a_bridge_whose_hook_names_are_off_by_one(

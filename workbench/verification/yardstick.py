@@ -21,7 +21,7 @@ from workbench.gates import AlwaysOpen
 from workbench.generation import Completion
 from workbench.loading import Model
 from workbench.models import context_length, tokenizer_of
-from workbench.prompts import PromptSet
+from workbench.prompts import Prompt, PromptSet
 from workbench.steering import SteeringPlan
 from workbench.verification.loop import Walked, decide, walk
 from workbench.verification.ways import Went
@@ -46,7 +46,7 @@ class Yardstick:
         tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=n_steps)
         stop_ids = tuple(stop_tokens(model))
         held_open = plan.with_gate(AlwaysOpen())
-        rows = []
+        rows: list[tuple[Prompt, tuple[int, ...], SteeringPlan | None]] = []
         for prompt, ids in zip(asked, tokens, strict=True):
             opened = decide(model, prompt, ids, plan)
             here, most = plan.effect(opened), held_open.effect(torch.ones_like(opened))
@@ -56,8 +56,15 @@ class Yardstick:
         walked = tuple(
             walk(model, prompt, ids, one, n_steps=n_steps, stop_ids=stop_ids) for prompt, ids, one in rows
         )
-        each, ids, plans = zip(*rows, strict=True)
-        return cls(plan, PromptSet(prompts.name, each), ids, plans, walked, n_steps, stop_ids)
+        return cls(
+            plan,
+            PromptSet(prompts.name, tuple(prompt for prompt, _, _ in rows)),
+            tuple(ids for _, ids, _ in rows),
+            tuple(one for _, _, one in rows),
+            walked,
+            n_steps,
+            stop_ids,
+        )
 
     def __len__(self) -> int:
         return len(self.walked)
