@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import reference
 import torch
-from architectures import ARCHITECTURES, D_MODEL, N_LAYERS, WINDOW, save_model
+from architectures import ARCHITECTURES, D_MODEL, N_LAYERS, WINDOW, model_of, save_model
 from conftest import small_tokenizer
 from parity import SETTINGS, Setting, expected, parity
 from transformers import AutoModelForCausalLM, FalconH1Config, Lfm2Config, PreTrainedConfig, Qwen3NextConfig
@@ -123,6 +123,29 @@ def test_rows_share_their_prompts_lower_layers_or_are_run_one_by_one(
         decode(plain, rows, forced, 4, share=share)
         found.append(torch.stack(forced.logits))
     torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
+def test_a_bridge_that_cannot_run_is_refused_as_it_is_loaded() -> None:
+    model = model_of("olmo2").to(torch.bfloat16)
+    with pytest.raises(
+        ValueError, match=r"TransformerBridge cannot run this Olmo2ForCausalLM in bfloat16 \(.*\): load"
+    ):
+        load_model(model, backend="bridge", tokenizer=small_tokenizer())
+
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_precision_within_its_tolerance(
+    architecture: str, dtype: torch.dtype, prompts: wb.PromptSet
+) -> None:
+    model = load_model(model_of(architecture).to(dtype), backend="plain", tokenizer=small_tokenizer())
+    plan = Setting(0.15, (1, 2, 4), gate=1).plan(model, prompts)
+    found = wb.verify(model, plan, [prompts[i] for i in (0, 3, 4)], max_new_tokens=4)
+    assert found.holds, found.faults
 
 
 @pytest.mark.parametrize("config", [LFM2, FALCON_H1, QWEN3_NEXT], ids=lambda config: config.model_type)

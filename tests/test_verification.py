@@ -34,10 +34,14 @@ SETTINGS = {
 }
 
 
+def few_of(prompts: wb.PromptSet) -> wb.PromptSet:
+    """Three prompts, at least one of each kind."""
+    return wb.PromptSet("few", (prompts[0], prompts[3], prompts[4]))
+
+
 @pytest.fixture(scope="module")
 def few(prompts: wb.PromptSet) -> wb.PromptSet:
-    """Three prompts, at least one of each kind: what a fault needs to show."""
-    return wb.PromptSet("few", (prompts[0], prompts[3], prompts[4]))
+    return few_of(prompts)
 
 
 def plain_copy(plain: PreTrainedModel) -> PreTrainedModel:
@@ -46,8 +50,7 @@ def plain_copy(plain: PreTrainedModel) -> PreTrainedModel:
 
 
 def verified(model: Model, prompts: wb.PromptSet, setting: Setting = SHARED, **asked: Any) -> wb.Verification:
-    plan = setting.plan(model, prompts)
-    return wb.verify(model, plan, prompts, max_new_tokens=5, **asked)
+    return wb.verify(model, setting.plan(model, prompts), few_of(prompts), max_new_tokens=4, **asked)
 
 
 def with_hooks(model: Model, known: dict[str, nn.Module]) -> None:
@@ -74,7 +77,7 @@ def test_what_arrives_is_the_shift_at_its_layers_and_nothing_elsewhere(
     plain: PreTrainedModel, prompts: wb.PromptSet
 ) -> None:
     plan = SHARED.plan(plain, prompts)
-    shifts = wb.verify(plain, plan, prompts, max_new_tokens=4).shifts
+    shifts = verified(plain, prompts).shifts
     opened, closed = shifts[shifts.gate == "open"], shifts[shifts.gate == "closed"]
     assert set(opened.layer) == {1, 2, 4} and set(closed.layer) == set(range(N_LAYERS))
     assert set(opened.part) == {"prompt", "reply"} and set(opened.backend) == {"plain", "bridge", "hooked"}
@@ -93,14 +96,16 @@ def test_positions_are_seen_apart(plain: PreTrainedModel, prompts: wb.PromptSet)
         assert (shifts[shifts.part != positions].most == 0).all()
 
 
-def test_a_gate_that_never_opens_is_held_open(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
+def test_a_gate_that_never_opens_is_held_open(
+    plain: PreTrainedModel, prompts: wb.PromptSet, few: wb.PromptSet
+) -> None:
     plan = SHARED.plan(plain, prompts)
     gate = replace(plan.gate, bias=plan.gate.bias - 1e4)
-    found = wb.verify(plain, plan.with_gate(gate), prompts, backends=["plain"])
+    found = wb.verify(plain, plan.with_gate(gate), few, backends=["plain"])
     assert found.holds and (found.shifts.gate == "open").any()
-    assert found.notes == ("the gate opens on none of 8 prompts: it was held open instead",)
-    found = wb.verify(plain, plan.with_gate(replace(gate, bias=gate.bias + 2e4)), prompts, backends=["plain"])
-    assert found.holds and found.notes == ("the gate opens on all 8 prompts: add some that it leaves alone",)
+    assert found.notes == ("the gate opens on none of 3 prompts: it was held open instead",)
+    found = wb.verify(plain, plan.with_gate(replace(gate, bias=gate.bias + 2e4)), few, backends=["plain"])
+    assert found.holds and found.notes == ("the gate opens on all 3 prompts: add some that it leaves alone",)
 
 
 @pytest.mark.parametrize("backend", ["bridge", "hooked"])
@@ -204,7 +209,11 @@ def test_a_bridge_whose_hook_point_is_passed_by(
     plan = SHARED.plan(model, prompts)
     blocks(model)[4]._apply_output_hook = lambda output, **kwargs: output
     found = wb.verify(model, plan, few)
-    assert found.faults == ("bridge, layer 4, prompt: no hook on it is ever reached, or not in every pass",)
+    assert found.faults[0].startswith("bridge, layer 4, prompt: nothing of the shift of")
+    with pytest.raises(
+        ValueError, match="no hook was reached at layer 4 of 'babbler': these blocks do not run as"
+    ):
+        wb.last_token_activations(model, few)
     with pytest.raises(
         ValueError, match="no hook was reached at layer 4 of 'babbler': these blocks do not run as"
     ):
@@ -350,11 +359,13 @@ def test_a_hook_name_that_the_model_lacks(plain: PreTrainedModel, prompts: wb.Pr
 def test_a_vector_in_the_random_band_is_told(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
     """Same shape, another seed: every check passes, and steering does run. That it means nothing is said."""
     stranger = replace(SHARED, theta="aligned").plan(plain, prompts)
-    found = wb.verify(plain, stranger.with_layers([2]), prompts, backends=["plain"])
+    found = wb.verify(plain, stranger.with_layers([2]), few_of(prompts), backends=["plain"])
     assert found.holds
     assert found.cosine.startswith("Careful: the directions of target and aligned model have cosine")
     own = wb.mean_difference(wb.last_token_activations(plain, prompts))
-    found = wb.verify(plain, SETTINGS["no gate"].plan(plain, prompts), prompts, own=own, backends=["plain"])
+    found = wb.verify(
+        plain, SETTINGS["no gate"].plan(plain, prompts), few_of(prompts), own=own, backends=["plain"]
+    )
     assert not found.cosine.startswith("Careful") and "over layer 2" in found.cosine
     assert verified(plain, prompts, SETTINGS["no gate"], backends=["plain"]).cosine == ""
 

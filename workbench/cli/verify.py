@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workbench.verification import Verification
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-BACKENDS = ("plain", "bridge", "hooked")
+BACKENDS: tuple[Literal["plain", "bridge", "hooked"], ...] = ("plain", "bridge", "hooked")
 BAR = 24
 
 
@@ -82,7 +82,7 @@ def verify(
     asked = _prompts(prompts)
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
-    chosen = backend and [known for known in BACKENDS if known in backend]
+    chosen = [known for known in BACKENDS if known in backend] if backend else None
     model = load(target, getattr(torch, dtype))
     if ready is None:
         ready, _ = plan_for(model, load(aligned), alpha, "residual", "all", min_auroc)

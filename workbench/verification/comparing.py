@@ -16,9 +16,8 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from workbench.decoding.asking import Prompts, rows_of
+from workbench.decoding.asking import Prompts
 from workbench.decoding.choosers import Forced
-from workbench.decoding.rows import Row
 from workbench.decoding.sharing import shares_prompts
 from workbench.gates import ThresholdGate
 from workbench.generation import Completion, generate
@@ -29,7 +28,7 @@ from workbench.steering import SteeringPlan, compile_shift, gate_site, require_s
 from workbench.vectors import SteeringVectors, cosine_sentence
 from workbench.verification.verdict import TOLERANCE, Verification
 from workbench.verification.watching import Watch, unseen, visible
-from workbench.verification.ways import batched, one_by_one, whole_texts
+from workbench.verification.ways import batched, looked_at, one_by_one, whole_texts
 from workbench.verification.yardstick import Yardstick
 
 BACKENDS: tuple[Backend, ...] = ("plain", "bridge", "hooked")
@@ -179,19 +178,17 @@ def _compare(
         "rows": len(yardstick),
         "steps": yardstick.steps,
     }
-    rows = rows_of(model, yardstick.prompts, yardstick.plans, None, yardstick.n_steps, len(yardstick))
-    device = device_of(model)
+    rows, device = yardstick.rows, device_of(model)
     planned = compile_shift(yardstick.plans, yardstick.opened).to(device, torch.float32)
     watch = Watch(planned, [len(row.ids) for row in rows], Forced(replies.to(device)))
-    went = batched(model, rows, replies, watch=watch)
+    batch = looked_at(model, rows, replies, watch)
     shifts.append(watch.frame(backend, visible(model), replies.shape[1]))
-    yield told | {"way": "batched"} | yardstick.compared(went, tolerance)
+    yield told | {"way": "batched"} | yardstick.compared(batch, tolerance)
     yield told | {"way": "one by one"} | yardstick.compared(one_by_one(model, rows, replies), tolerance)
-    decided = [replace(row, opened=opened) for row, opened in zip(rows, yardstick.opened, strict=True)]
-    whole = whole_texts(model, decided, replies, yardstick.opened)
+    whole = whole_texts(model, rows, replies, yardstick.opened)
     yield told | {"way": "whole texts"} | yardstick.compared(whole, tolerance)
     if shares_prompts(model):
-        shared = batched(model, decided, replies, share=True)
+        shared = batched(model, rows, replies, share=True)
         yield told | {"way": "sharing prompts"} | yardstick.compared(shared, tolerance)
     # Plan by plan, as it is called: where no prompt comes twice the pass over the prompts reads the gate itself.
     written: dict[int, Completion] = {}
@@ -222,15 +219,10 @@ def _beside_float32(model: Model, yardstick: Yardstick, notes: list[str]) -> Ite
             f"{_named(dtype)} was not compared with float32: that takes a copy of {size:,} parameters"
         )
         return
-    rows = [
-        Row(prompt, ids, plan, None if plan is None else opened)
-        for prompt, ids, plan, opened in zip(
-            yardstick.prompts, yardstick.ids, yardstick.plans, yardstick.opened, strict=True
-        )
-    ]
-    went = whole_texts(copy.deepcopy(model).float(), rows, yardstick.replies, yardstick.opened)
+    copied = copy.deepcopy(model).float()
+    whole = whole_texts(copied, yardstick.rows, yardstick.replies, yardstick.opened)
     told = {"backend": "plain", "dtype": "float32", "rows": len(yardstick), "steps": yardstick.steps}
-    yield told | {"way": "beside float32"} | yardstick.compared(went, TOLERANCE[dtype])
+    yield told | {"way": "beside float32"} | yardstick.compared(whole, TOLERANCE[dtype])
 
 
 def _cosine(plan: SteeringPlan, own: SteeringVectors | None) -> str:

@@ -9,6 +9,7 @@ The trap: a hook on a block whose output nobody takes changes nothing, and says 
 `watching` does.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import Activations
+from workbench.gates import GateReading
 from workbench.loading import Model
 from workbench.models import UnseenBlocks, blocks, device_of, n_layers, transformers_model
 from workbench.prompts import Prompt, PromptSet
@@ -27,9 +29,14 @@ from workbench.steering import SteeringPlan
 
 @dataclass(frozen=True, eq=False)
 class Walked:
-    """One row: what its gate decided, the tokens it wrote, and the logits before each of them, in float32."""
+    """One row: what its gate decided, the tokens it wrote, and the logits before each of them, in float32.
+
+    `margin` is the least distance from a threshold that the decisions rest on, as a share of the residual's norm;
+    infinite without a threshold.
+    """
 
     opened: Bool[Tensor, "layer"]
+    margin: float
     tokens: tuple[int, ...]
     logits: Float[Tensor, "step d_vocab"]
 
@@ -47,7 +54,7 @@ def walk(
 
     Raises `ValueError` for logits that are no numbers.
     """
-    opened = decide(model, prompt, ids, plan)
+    opened, margin = decide(model, prompt, ids, plan)
     added = {} if plan is None else {layer: shift_at(plan, layer) for layer in plan.layers if opened[layer]}
     tokens: list[int] = []
     steps: list[Tensor] = []
@@ -62,26 +69,32 @@ def walk(
             )
         steps.append(logits)
         tokens.append(int(logits.argmax()))
-    return Walked(opened, tuple(tokens), torch.stack(steps))
+    return Walked(opened, margin, tuple(tokens), torch.stack(steps))
 
 
 def decide(
     model: Model, prompt: Prompt, ids: Sequence[int], plan: SteeringPlan | None
-) -> Bool[Tensor, "layer"]:
-    """What the plan's gate makes of one prompt, from passes of its own; all closed without a plan."""
+) -> tuple[Bool[Tensor, "layer"], float]:
+    """What the plan's gate makes of one prompt, from passes of its own, and by what margin; all closed without one."""
     opened = torch.zeros(n_layers(model), dtype=torch.bool)
     if plan is None:
-        return opened
-    nowhere = [False] * len(ids)
+        return opened, math.inf
+    if not plan.gate.reads:
+        nothing = torch.zeros(plan.vectors.directions.shape)
+        return _read(plan, prompt, nothing).open[0], math.inf
     if not plan.reads_layer_by_layer:
-        _, residuals = _run(model, ids, {}, nowhere)
-        return _read(plan, prompt, residuals)
+        _, residuals = _run(model, ids, {}, [False] * len(ids))
+        reading = _read(plan, prompt, residuals)
+        return reading.open[0], _margin(reading, residuals, plan.reads)
     # Online: every layer in a pass that is steered by what was decided below it.
+    margins = []
     for layer in plan.layers:
         below = {lower: shift_at(plan, lower) for lower in plan.layers if lower < layer and opened[lower]}
         _, residuals = _run(model, ids, below, _shifted(plan, len(ids), 0))
-        opened[layer] = _read(plan, prompt, residuals)[layer]
-    return opened
+        reading = _read(plan, prompt, residuals)
+        opened[layer] = reading.open[0, layer]
+        margins.append(_margin(reading, residuals, [layer]))
+    return opened, min(margins)
 
 
 def shift_at(plan: SteeringPlan, layer: int) -> Float[Tensor, "d_model"]:
@@ -99,13 +112,16 @@ def _shifted(plan: SteeringPlan | None, n_prompt: int, n_reply: int) -> list[boo
     return [positions in ("all", "prompt")] * n_prompt + [positions in ("all", "reply")] * n_reply
 
 
-def _read(
-    plan: SteeringPlan, prompt: Prompt, residuals: Float[Tensor, "layer d_model"]
-) -> Bool[Tensor, "layer"]:
+def _read(plan: SteeringPlan, prompt: Prompt, residuals: Float[Tensor, "layer d_model"]) -> GateReading:
     prompts = PromptSet("one", (prompt,))
     space = plan.gate.space or plan.vectors.space
     read = Activations(residuals[None], prompts.labels, prompts, space, Provenance("activations"))
-    return plan.gate.read(read).open[0]
+    return plan.gate.read(read)
+
+
+def _margin(reading: GateReading, residuals: Float[Tensor, "layer d_model"], layers: Sequence[int]) -> float:
+    shares = reading.scores[0].abs() / residuals.norm(dim=-1)
+    return float(shares[list(layers)].min())
 
 
 @torch.no_grad()

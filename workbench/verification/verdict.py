@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 
 TOLERANCE: Mapping[torch.dtype, float] = MappingProxyType(
-    {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 0.1}
+    {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.03, torch.bfloat16: 0.2}
 )
 """Of the largest logit: between two ways of running a model in this dtype, and between half precision and float32.
 
-Measured on random models of six layers, the worst that was seen is 8 % in bfloat16 and 0.9 % in float16, with hooks of
-TransformerLens and in float32 alike: each rounds in its own order.
+The worst that was seen on sixteen random architectures of six layers is 16 % in bfloat16 and 2.3 % in float16, most
+are below 6 % and 0.8 %; TransformerLens, transformers and float32 are that far from each other alike, since each rounds
+in its own order. In float32 it is 0.0005 %.
 """
 
 
@@ -29,9 +30,10 @@ class Verification:
     """The steered run of one model under one plan, compared in every way that there is, and looked at from outside.
 
     `comparisons` has a row per backend and way: the largest difference of a logit, absolute and as a share of the
-    largest logit; argmax `flips` and `near_ties` among `steps` tokens, the first of the flips; `decisions`, the rows
-    whose gate decided otherwise. A flip at a near tie (the two top logits closer than twice the tolerance) is counted,
-    and is no fault.
+    largest logit; argmax `flips` and `near_ties` among `steps` tokens, the first of the flips. The way "generate"
+    decides and writes for itself: there a flip is a row's first token that differs, and `decisions` are the rows whose
+    gate decided otherwise. A flip at a near tie (the two top logits closer than twice the tolerance) is counted, and is
+    no fault; nor is a decision as close to its threshold as the tolerance, in shares of the residual's norm.
 
     `shifts` has a row per backend, layer, part (prompt or reply) and gate: the length of the shift that was `planned`,
     and the `least` and the `most` that arrived at any position of `rows` rows; NaN where nothing was to be seen. Rows
@@ -69,11 +71,13 @@ class Verification:
             more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
             return f"Steering does not run as planned on {self.model}: {faults[0]}{more}."
         worst, flips = self.comparisons.relative.max(), int(self.comparisons.flips.sum())
+        otherwise = int(self.comparisons.decisions.sum())
         backends = ", ".join(self.comparisons.backend.unique())
         steps = int(self.comparisons.steps.sum())
         return (
             f"Steering runs as planned on {self.model} ({backends}; {self.dtype}): logits within {worst:.1g} of the "
-            f"largest, {flips} of {steps:,} tokens flipped{', all at near ties' if flips else ''}."
+            f"largest, {flips} of {steps:,} tokens flipped{', all at near ties' if flips else ''}"
+            f"{f', {otherwise} decisions differ close to the threshold' if otherwise else ''}."
         )
 
     def require(self) -> None:

@@ -1,4 +1,4 @@
-"""The ways in which the workbench runs rows under their plans, each on given replies: what `loop` is compared with.
+"""The ways in which the workbench runs decided rows along given replies: what `loop` is compared with.
 
     batched             one left-padded batch, keys and values kept: what `generate` runs
     one by one          the same, each row alone
@@ -6,11 +6,11 @@
     whole texts         one pass over prompts and replies at once, nothing kept: what `steered` runs by hand
 
 The trap: ways that choose their own tokens part at the first near tie, and say nothing of each other from there on. So
-replies are forced here, and the tokens that a way would have chosen are read off its logits.
+decisions and replies are given, and what a way would have chosen is read off its logits; `generate` chooses for itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,42 +27,36 @@ from workbench.steering import compile_shift
 from workbench.verification.watching import Watch, watched
 
 
-@dataclass(frozen=True, eq=False)
-class Went:
-    """What one way made of the rows: logits before each forced token, in float32, and the rows' decisions."""
-
-    logits: Float[Tensor, "row step d_vocab"]
-    opened: Bool[Tensor, "row layer"]
-
-
 def batched(
-    model: Model,
-    rows: Sequence[Row],
-    replies: Int[Tensor, "row step"],
-    *,
-    watch: Watch | None = None,
-    share: bool = False,
-) -> Went:
-    """All rows as one batch, the loop of `generate`; `watch` looks on from outside."""
-    forced = Forced(replies.to(device_of(model))) if watch is None else watch.chooser
-    if watch is None:
-        opened = decode(model, rows, forced, replies.shape[1], share=share)
-    else:
-        with watched(model, watch):
-            opened = decode(model, rows, forced, replies.shape[1])
-    return Went(torch.stack(forced.logits, dim=1).float().cpu(), opened.cpu())
+    model: Model, rows: Sequence[Row], replies: Int[Tensor, "row step"], *, share: bool = False
+) -> Float[Tensor, "row step d_vocab"]:
+    """All rows as one batch, in the loop of `generate`."""
+    forced = Forced(replies.to(device_of(model)))
+    decode(model, rows, forced, replies.shape[1], share=share)
+    return _logits(forced)
 
 
-def one_by_one(model: Model, rows: Sequence[Row], replies: Int[Tensor, "row step"]) -> Went:
+def looked_at(
+    model: Model, rows: Sequence[Row], replies: Int[Tensor, "row step"], watch: Watch
+) -> Float[Tensor, "row step d_vocab"]:
+    """The same, while `watch` looks on from outside."""
+    with watched(model, watch):
+        decode(model, rows, watch.chooser, replies.shape[1])
+    return _logits(watch.chooser)
+
+
+def one_by_one(
+    model: Model, rows: Sequence[Row], replies: Int[Tensor, "row step"]
+) -> Float[Tensor, "row step d_vocab"]:
     """Every row as a batch of its own."""
-    alone = [batched(model, [row], reply[None]) for row, reply in zip(rows, replies, strict=True)]
-    return Went(torch.cat([way.logits for way in alone]), torch.cat([way.opened for way in alone]))
+    each = zip(rows, replies, strict=True)
+    return torch.cat([batched(model, [row], reply[None]) for row, reply in each])
 
 
 def whole_texts(
     model: Model, rows: Sequence[Row], replies: Int[Tensor, "row step"], opened: Bool[Tensor, "row layer"]
-) -> Went:
-    """One pass over everything, without a cache, under decisions that are known."""
+) -> Float[Tensor, "row step d_vocab"]:
+    """One pass over everything, without a cache."""
     prompts = pad_left([row.ids for row in rows], pad_id(tokenizer_of(model)))
     width, written = prompts.input_ids.shape[1], replies[:, :-1]  # nothing comes after the last token
     batch = replace(
@@ -82,4 +76,8 @@ def whole_texts(
     with torch.no_grad(), residual_hooks(model, shift.site, shift.by_width(width)):
         output = model(batch.input_ids, **given)
     logits = getattr(output, "logits", output)[:, -replies.shape[1] :]
-    return Went(logits.float().cpu(), opened)
+    return logits.float().cpu()
+
+
+def _logits(forced: Forced) -> Float[Tensor, "row step d_vocab"]:
+    return torch.stack(forced.logits, dim=1).float().cpu()

@@ -6,17 +6,19 @@ The trap: a gate that stays closed on every prompt would leave nothing to look a
 shifts every row.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from workbench.chat import tokenize
 from workbench.decoding.replies import stop_tokens
+from workbench.decoding.rows import Row
 from workbench.gates import AlwaysOpen
 from workbench.generation import Completion
 from workbench.loading import Model
@@ -24,7 +26,6 @@ from workbench.models import context_length, tokenizer_of
 from workbench.prompts import Prompt, PromptSet
 from workbench.steering import SteeringPlan
 from workbench.verification.loop import Walked, decide, walk
-from workbench.verification.ways import Went
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Yardstick:
         held_open = plan.with_gate(AlwaysOpen())
         rows: list[tuple[Prompt, tuple[int, ...], SteeringPlan | None]] = []
         for prompt, ids in zip(asked, tokens, strict=True):
-            opened = decide(model, prompt, ids, plan)
+            opened, _ = decide(model, prompt, ids, plan)
             here, most = plan.effect(opened), held_open.effect(torch.ones_like(opened))
             # A closed row is the row without a plan, and a row that is open everywhere is the one that is held open.
             plans = [plan, *([] if here is None else [None]), *([] if here == most else [held_open])]
@@ -126,23 +127,26 @@ class Yardstick:
                 found += [float((one - other).abs().max()) for one, other in pairs]
         return max(found)
 
-    def compared(self, went: Went, tolerance: float) -> dict[str, Any]:
+    @property
+    def rows(self) -> list[Row]:
+        """The rows under the loop's decisions, for ways that do not decide by themselves."""
+        return [
+            Row(prompt, ids, plan, None if plan is None else row.opened)
+            for prompt, ids, plan, row in zip(self.prompts, self.ids, self.plans, self.walked, strict=True)
+        ]
+
+    def compared(self, logits: Float[Tensor, "row step d_vocab"], tolerance: float) -> dict[str, Any]:
         """What a way that was forced along the loop's tokens makes of them."""
         largest, flips, ties, first = 0.0, 0, 0, ""
-        for i, (row, logits) in enumerate(zip(self.walked, went.logits, strict=True)):
-            logits = logits[: len(row.tokens)]
-            error = float((logits - row.logits).abs().max())
-            largest = error if error != error else max(largest, error)  # NaN stays
-            close = self._close(row, tolerance)
-            flipped = logits.argmax(-1) != torch.tensor(row.tokens)
-            ties, flips = ties + int(close.sum()), flips + int(flipped.sum())
+        for i, (row, mine) in enumerate(zip(self.walked, logits, strict=True)):
+            mine = mine[: len(row.tokens)]
+            error = float((mine - row.logits).abs().max())
+            largest = error if math.isnan(error) else max(largest, error)
+            flipped = mine.argmax(-1) != torch.tensor(row.tokens)
+            flips += int(flipped.sum())
+            ties += int(self._close(row, tolerance).sum())
             if flipped.any() and not first:
                 first = self._where(i, int(flipped.int().argmax()))
-        decisions = sum(
-            not torch.equal(got[list(plan.layers)], row.opened[list(plan.layers)])
-            for plan, got, row in zip(self.plans, went.opened, self.walked, strict=True)
-            if plan is not None
-        )
         return {
             "absolute": largest,
             "relative": largest / self.scale,
@@ -150,35 +154,37 @@ class Yardstick:
             "flips": flips,
             "near_ties": ties,
             "first": first,
-            "decisions": decisions,
+            "decisions": 0,
             # A smaller error than the tolerance cannot turn any but a near tie.
-            "holds": largest / self.scale <= tolerance and not decisions,
+            "holds": largest / self.scale <= tolerance,
         }
 
     def replied(self, completions: Sequence[Completion], tolerance: float) -> dict[str, Any]:
-        """What replies that were written freely make of the loop's: here a flip is the first token that differs."""
-        flips, ties, first, holds = 0, 0, "", True
-        decisions = 0
-        for i, (row, completion) in enumerate(zip(self.walked, completions, strict=True)):
-            close, plan = self._close(row, tolerance), self.plans[i]
+        """What replies that were written freely make of the loop's: here a flip is the first token that differs.
+
+        A reply under other decisions is another reply: it counts among the decisions.
+        """
+        flips, ties, decisions, first, holds = 0, 0, 0, "", True
+        for i, (row, completion, plan) in enumerate(zip(self.walked, completions, self.plans, strict=True)):
+            close = self._close(row, tolerance)
             ties += int(close.sum())
-            if completion.tokens != row.tokens:
+            opened = completion.gate_open or ()
+            if plan is not None and any(opened[layer] != bool(row.opened[layer]) for layer in plan.layers):
+                decisions += 1
+                holds &= row.margin <= tolerance
+            elif completion.tokens != row.tokens:
                 step = _alike(completion.tokens, row.tokens)
                 flips, first = flips + 1, first or self._where(i, step)
                 holds &= step < len(row.tokens) and bool(close[step])
-            if plan is not None and completion.gate_open is not None:
-                decisions += any(
-                    completion.gate_open[layer] != bool(row.opened[layer]) for layer in plan.layers
-                )
         return {
-            "absolute": float("nan"),
-            "relative": float("nan"),
+            "absolute": math.nan,
+            "relative": math.nan,
             "tolerance": tolerance,
             "flips": flips,
             "near_ties": ties,
             "first": first,
             "decisions": decisions,
-            "holds": holds and not decisions,
+            "holds": holds,
         }
 
     def _close(self, row: Walked, tolerance: float) -> Bool[Tensor, "step"]:
