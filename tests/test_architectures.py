@@ -126,9 +126,11 @@ def test_rows_share_their_prompts_lower_layers_or_are_run_one_by_one(
 
 
 def test_a_bridge_that_cannot_run_is_refused_as_it_is_loaded() -> None:
+    """Its norms of queries and keys answer in float32, beside values in bfloat16."""
     model = model_of("olmo2").to(torch.bfloat16)
     with pytest.raises(
-        ValueError, match=r"TransformerBridge cannot run this Olmo2ForCausalLM in bfloat16 \(.*\): load"
+        ValueError,
+        match=r"TransformerBridge cannot run this Olmo2ForCausalLM in bfloat16 \(.*\): load it with",
     ):
         load_model(model, backend="bridge", tokenizer=small_tokenizer())
 

@@ -314,11 +314,17 @@ def _require_windows(hf: PreTrainedModel, cfg: Any) -> None:
 
 
 def _first_logits(hf: PreTrainedModel, model: Any) -> Tensor:
-    """The logits of a few tokens."""
-    tokens = torch.arange(8, device=hf.device)[None] % hf.config.get_text_config().vocab_size
+    """The logits of a few tokens, and of fewer of them with padding before."""
+    tokens = (torch.arange(8, device=hf.device) % hf.config.get_text_config().vocab_size).repeat(2, 1)
+    mask = torch.ones_like(tokens)
+    mask[1, :3] = 0
+    given: dict[str, Any] = {"attention_mask": mask}
+    if isinstance(model, PreTrainedModel | TransformerBridge):
+        # Without a cache, which may hide that keys and values differ in dtype by joining them.
+        given |= {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0), "use_cache": False}
     with torch.no_grad():
-        output = model(tokens)
-    return getattr(output, "logits", output)
+        output = model(tokens, **given)
+    return getattr(output, "logits", output)[mask.bool()]
 
 
 def _require_same_logits(
