@@ -329,6 +329,15 @@ def test_plans_that_do_nothing_here_are_refused(plain: PreTrainedModel, prompts:
             attempt()
 
 
+def test_a_backend_that_was_asked_for_and_cannot_be_is_an_error(
+    babblers: dict[str, Model], prompts: wb.PromptSet
+) -> None:
+    with pytest.raises(
+        ValueError, match="asked for can be verified: hooked: the model is loaded as 'bridge'"
+    ):
+        verified(babblers["bridge"], prompts, backends=["hooked"])
+
+
 def test_vectors_of_other_weight_processing_are_refused(
     plain: PreTrainedModel, babblers: dict[str, Model], prompts: wb.PromptSet
 ) -> None:

@@ -60,9 +60,9 @@ def verify(
 
     `own` are the target's own vectors, with which the plan's are compared: by default those that its gate reads by.
 
-    Raises `ValueError` for a plan that shifts nothing or does not act at resid_post, and for logits that are no
-    numbers; `SpaceMismatch` for a plan made for other models. A plan that does not run as it says raises nothing: see
-    `Verification.holds`, `.verdict` and `.require()`.
+    Raises `ValueError` for a plan that shifts nothing or does not act at resid_post, for logits that are no numbers,
+    and where `backends` names one that cannot hold or run the model; `SpaceMismatch` for a plan made for other models.
+    A plan that does not run as it says raises nothing: see `Verification.holds`, `.verdict` and `.require()`.
     """
     _require_verifiable(plan, max_new_tokens)
     prompts = as_prompt_set(prompts)
@@ -102,6 +102,9 @@ def verify(
             else:
                 ways += found
         ways += _beside_float32(model, yardstick, notes)
+    if backends is not None and refused:
+        told = "; ".join(f"{backend}: {reason}" for backend, reason in refused.items())
+        raise ValueError(f"not every backend that was asked for can be verified: {told}")
     return Verification(
         pd.DataFrame(ways, columns=list(COLUMNS)),
         pd.concat(shifts, ignore_index=True),
