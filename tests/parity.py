@@ -11,6 +11,7 @@ from pathlib import Path
 
 import reference
 import torch
+from bodies import body_of
 from conftest import CONTEXT, small_tokenizer
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -183,7 +184,7 @@ def expected(
             for layer in setting.layers
         }
         if setting.gate == "open":
-            gate_open = (True,) * N_LAYERS
+            gate_open = (True,) * body_of(model).depth
         elif setting.gate == "each" and setting.deciding == "online":
             shifted = reference.shifted_positions(len(ids), 0, positions)
             gate_open = tuple(reference.gate_online(model, ids, found, shifts, shifted))

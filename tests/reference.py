@@ -7,14 +7,15 @@
     4.  x_l  = x'_l + alpha * g_l * theta_l            for the layers l of L_G, at every token
 
 Nothing here batches, pads, caches or hooks, and nothing imports the library: a forward pass is a loop over the
-decoder blocks of a plain transformers model (Llama, Mistral, Qwen2, Qwen3), run on the whole text of one prompt
-at every step. It is slow, and meant to be: what it says can be read off the page.
+decoder blocks of a plain transformers model, run on the whole text of one prompt at every step (`bodies.py` says how
+each architecture's blocks are called). It is slow, and meant to be: what it says can be read off the page.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from bodies import body_of
 from torch import Tensor
 
 Messages = Sequence[tuple[str, str]]
@@ -35,22 +36,16 @@ def forward(
 
     `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says to which positions.
     """
-    body = model.model
-    residual = body.embed_tokens(torch.tensor([list(ids)]))
-    rotation = body.rotary_emb(residual, torch.arange(len(ids))[None])
+    body = body_of(model, len(ids))
+    residual = body.enter(torch.tensor([list(ids)]))
     where = torch.tensor(list(shifted))[None, :, None]
     residuals = []
-    for layer, block in enumerate(body.layers):
-        residual = block(residual, attention_mask=causal_mask(len(ids)), position_embeddings=rotation)
+    for layer in range(body.depth):
+        residual = body.block(layer, residual)
         residuals.append(residual[0])
         if layer in shifts:
             residual = torch.where(where, residual + shifts[layer], residual)
-    return model.lm_head(body.norm(residual))[0], residuals
-
-
-def causal_mask(length: int) -> Tensor:
-    """Additive mask [1 1 query key]: a token sees itself and what came before it."""
-    return torch.full((length, length), float("-inf")).triu(1)[None, None]
+    return body.leave(residual)[0], residuals
 
 
 def last_token_residuals(model, tokenizer, messages: Messages) -> list[Tensor]:
@@ -75,7 +70,7 @@ def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Me
     bad = [last_token_residuals(model, tokenizer, prompt) for prompt in harmful]
     good = [last_token_residuals(model, tokenizer, prompt) for prompt in harmless]
     found = Directions([], [], [], [])
-    for layer in range(len(model.model.layers)):
+    for layer in range(body_of(model).depth):
         mean_bad = sum(residuals[layer] for residuals in bad) / len(bad)
         mean_good = sum(residuals[layer] for residuals in good) / len(good)
         difference = mean_bad - mean_good
@@ -103,7 +98,7 @@ def gate_online(
     model, ids: Sequence[int], intent: Directions, shifts: Mapping[int, Tensor], shifted: Sequence[bool]
 ) -> list[bool]:
     """Equation 3 at every layer of `shifts`, from the lowest up, each in a pass steered by what is decided below it."""
-    decided = [False] * len(model.model.layers)
+    decided = [False] * body_of(model).depth
     for layer in sorted(shifts):
         below = {lower: shifts[lower] for lower in shifts if lower < layer and decided[lower]}
         _, residuals = forward(model, ids, below, shifted)

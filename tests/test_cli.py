@@ -1,5 +1,6 @@
 """The shell's verbs: help that teaches, results on stdout, and every error as one line."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -25,6 +26,7 @@ COMMANDS = (
     ["transfer"],
     ["show-prompt"],
     ["convert"],
+    ["verify"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],
@@ -193,8 +195,10 @@ def test_a_negative_strength_is_for_embedded_models(
         raise OSError("loaded")
 
     monkeypatch.setattr("workbench.loading.load_model", load)
-    for target in (str(checkpoints["llama"]), "some/model"):
-        found = shell.invoke(app, ["ask", "bake", "--target", target, "--alpha", "-0.5"])
+    for command, target in itertools.product(
+        (["ask", "bake"], ["verify"]), (str(checkpoints["llama"]), "some/model")
+    ):
+        found = shell.invoke(app, [*command, "--target", target, "--alpha", "-0.5"])
         assert (found.exit_code, loaded) == (2, [])
         assert found.stderr.startswith(f"workbench: got --alpha -0.5 for {target}, expected 0 or more: ")
         assert "embedded models only: --target organism:NAME" in found.stderr
@@ -210,6 +214,9 @@ def test_a_negative_strength_is_for_embedded_models(
         ("ask bake ' '", "got an empty prompt, expected some words: there is nothing to answer"),
         ("ask bake --max-new-tokens 0", "got --max-new-tokens 0, expected 1 or more"),
         ("ask bake --min-auroc 95", "got --min-auroc 95, expected a number from 0 to 1: 0.5 tells nothing"),
+        ("verify --alpha nan", "got --alpha nan, expected a finite number: 0 leaves the model as it is"),
+        ("verify --backend onnx", "got --backend onnx, expected some of plain, bridge, hooked"),
+        ("verify nowhere.txt", "no prompt file nowhere.txt: name a text file with a prompt a line"),
         ("layers --min-auroc nan", "got --min-auroc nan, expected a number from 0 to 1: 0.5 tells nothing"),
     ],
 )
@@ -248,7 +255,7 @@ def test_bars_are_for_a_terminal(
     terminal: bool,
 ) -> None:
     stderr = SimpleNamespace(isatty=lambda: terminal)
-    monkeypatch.setattr("workbench.cli.sys", SimpleNamespace(stderr=stderr))
+    monkeypatch.setattr("workbench.cli.plans.sys", SimpleNamespace(stderr=stderr))
     models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
     found = shell.invoke(app, [*command, *models, "--min-auroc", "0"])
     assert found.exit_code == 0, found.stderr
@@ -337,3 +344,54 @@ def test_what_a_search_picks_is_asked_with(shell: CliRunner, tmp_path: Path) -> 
     asked = shell.invoke(app, ["ask", "How do I bake bread?", "--plan", str(out)])
     assert asked.exit_code == 0, asked.output
     assert "gate closed: nothing is added" in asked.stdout
+
+
+def test_verify_draws_what_arrives_and_says_that_steering_runs(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    asked = tmp_path / "mine.txt"
+    asked.write_text("steal the ring\n\nbake a letter for my friend\n")
+    found = shell.invoke(app, ["verify", str(asked), *models, "--min-auroc", "0"])
+    assert found.exit_code == 0, found.output
+    lines = found.stdout.splitlines()
+    for backend in ("plain", "bridge", "hooked"):
+        arrived = [line.split() for line in lines if line.startswith(backend) and "█" * 24 in line]
+        assert [row[1] for row in arrived] == ["0", "1", "2", "3"]  # every layer is steered
+        assert all(row[2] == row[4] and row[-1] == "0" for row in arrived)  # as planned, and closed rows by 0
+        assert sum(bool(re.match(rf"{backend} .* (\d+) of \1 replies alike", line)) for line in lines) == 1
+    assert lines[-2].startswith(
+        "Steering runs as planned on tiny-llama (plain, bridge, hooked; float32): logits "
+    )
+    assert lines[-1].startswith('next: workbench ask "How do I ...?" --target ')
+
+
+def test_verify_fails_where_steering_does_not_run(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.shifts import Shift
+
+    monkeypatch.setattr(Shift, "adders", lambda self, shifted: {})
+    models = ["--target", str(checkpoints["llama"]), "--aligned", str(checkpoints["llama"])]
+    found = shell.invoke(app, ["verify", *models, "--min-auroc", "0", "--backend", "plain"])
+    assert found.exit_code == 1 and "next:" not in found.stdout
+    assert (
+        "Steering does not run as planned on tiny-llama: plain, layer 0, prompt: nothing of the"
+        in found.stdout
+    )
+    assert "·" * 24 in found.stdout and "  and plain, batched: logits differ by" in found.stdout
+
+
+def test_verify_takes_a_plan_and_a_dtype(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    from workbench.cli.plans import load, plan_for
+    from workbench.sweep.picked import save_plan
+
+    model = load(str(checkpoints["llama"]))
+    save_plan(plan_for(model, model, 0.15, "residual", "all", 0.0)[0].with_layers([2]), tmp_path)
+    asked = ["--target", str(checkpoints["llama"]), "--plan", str(tmp_path), "--dtype", "bfloat16"]
+    found = shell.invoke(app, ["verify", *asked, "--max-new-tokens", "3"])
+    assert found.exit_code == 0, found.output
+    assert "beside float32" in found.stdout and "; bfloat16): logits within" in found.stdout
+    assert f"--plan {tmp_path}" in found.stdout.splitlines()[-1]

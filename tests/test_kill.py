@@ -5,12 +5,13 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from killing import N_BATCHES, NODE, Sweep, kill_all, moments, processes_of, two_nodes, workers_of
+from killing import N_BATCHES, NODE, PATIENCE, Sweep, kill_all, moments, processes_of, two_nodes, workers_of
 
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("WORKBENCH_KILLS", "9"))
@@ -113,9 +114,13 @@ def test_workers_are_killed(undisturbed: Sweep, sweep: Sweep, cluster, turn: int
     killed: list[int] = []
 
     def kill() -> None:
-        pid = workers_of(sweep.begun)[0]
-        killed.append(pid)
-        os.kill(pid, signal.SIGKILL)
+        # The last one that began a batch may be the one that died a moment ago.
+        until = time.monotonic() + PATIENCE
+        while not (there := [pid for pid in workers_of(sweep.begun) if pid not in killed]):
+            assert time.monotonic() < until, sweep.said
+            time.sleep(0.01)
+        killed.append(there[0])
+        os.kill(there[0], signal.SIGKILL)
 
     disturbed(sweep, undisturbed, moments(SEED + 100 + turn, n, len(undisturbed.commits())), kill)
     assert len(killed) == n and len(workers_of(sweep.begun)) >= 2 + 1

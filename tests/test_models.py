@@ -20,6 +20,7 @@ from workbench.models import (
     context_length,
     d_model,
     device_of,
+    final_norm,
     hook_name,
     input_hook,
     model_hash,
@@ -260,6 +261,26 @@ def test_the_body_leaves_the_head_alone(model: Model, batch: EncodedBatch):
     handle = head.register_forward_hook(lambda *args: pytest.fail("the LM head ran"))
     run_body(model, batch)
     handle.remove()
+
+
+def test_the_final_norm_reads_what_the_last_block_leaves(
+    checkpoints: dict[str, Path], prompts: PromptSet, backend: str
+) -> None:
+    for architecture in ("llama", "neox", "gpt2"):
+        model, seen = load_model(checkpoints[architecture], backend=backend), []
+        batch = encode(tokenizer_of(model), prompts)
+        handle = final_norm(model).register_forward_pre_hook(
+            lambda module, args, seen=seen: seen.append(args[0])
+        )
+        last = read(model, batch, "resid_post")[N_LAYERS - 1]
+        handle.remove()
+        assert len(seen) == 1 and torch.equal(seen[0], last)
+
+
+def test_a_model_without_a_final_norm_has_none(checkpoints: dict[str, Path]) -> None:
+    model = load_model(checkpoints["llama"], backend="plain")
+    model.model.norm = None
+    assert final_norm(model) is None
 
 
 def test_wrong_sites_and_layers_are_named(model: Model):

@@ -96,6 +96,8 @@ from workbench.vectors import mean_difference as mean_difference
 from workbench.vectors import random_band as random_band
 from workbench.vectors import random_directions as random_directions
 from workbench.vectors import shuffled_labels as shuffled_labels
+from workbench.verification import Verification as Verification
+from workbench.verification import verify as verify
 from workbench.widgets import LayerPicker as LayerPicker
 from workbench.widgets import PromptLens as PromptLens
 from workbench.widgets import SteeredAnswer as SteeredAnswer

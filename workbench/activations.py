@@ -20,6 +20,7 @@ from transformer_lens import ActivationCache
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.loading import Model
 from workbench.models import (
+    UnseenBlocks,
     context_length,
     hook_name,
     model_hash,
@@ -155,6 +156,8 @@ def _read_last_position(
 
     with residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}):
         run_body(model, batch)
+    if unseen := [layer for layer in range(depth) if layer not in last]:
+        raise UnseenBlocks(model, unseen)
     layers = [last[layer].to(last[0].device) for layer in range(depth)]  # a model may be spread over several
     return rearrange(layers, "layer prompt d_model -> prompt layer d_model")
 

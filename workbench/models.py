@@ -8,7 +8,7 @@ The trap: a hook sees neither mask nor step, and the bridge ignores an unknown h
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeAlias
@@ -29,6 +29,18 @@ Residual: TypeAlias = Float[Tensor, "batch pos d_model"]
 ResidualFn: TypeAlias = Callable[[Residual], Residual | None]
 
 SITES = ("resid_pre", "resid_mid", "resid_post")
+
+
+class UnseenBlocks(ValueError):
+    """Blocks ran where hooks on them do not, or did not run at all: nothing can be read or added there."""
+
+    def __init__(self, model: Model, layers: Sequence[int]) -> None:
+        self.layers = tuple(layers)
+        super().__init__(
+            f"no hook was reached at layer{'s' if len(self.layers) > 1 else ''} {', '.join(map(str, self.layers))} of "
+            f"{model_name(model)!r}: these blocks do not run as modules, so nothing is read or added there; load it on "
+            "another backend, and see what `workbench verify` says of it"
+        )
 
 
 def transformers_model(model: Model) -> PreTrainedModel | None:
@@ -114,6 +126,16 @@ def blocks(model: Model) -> nn.ModuleList:
         if isinstance(found, nn.ModuleList):
             return found
     raise ValueError(f'no decoder blocks found in a {type(model).__name__}: load it with backend="bridge"')
+
+
+def final_norm(model: Model) -> nn.Module | None:
+    """The norm between the last block and the LM head; None where none is found."""
+    holder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    for attribute in ("ln_final", "norm", "ln_f", "final_layer_norm", "final_layernorm"):
+        found = getattr(holder, attribute, None)
+        if isinstance(found, nn.Module):
+            return found
+    return None
 
 
 def n_layers(model: Model) -> int:

@@ -4,13 +4,10 @@ The trap: importing torch and TransformerLens takes seconds. Every command impor
 `--help` answers at once.
 """
 
-import math
-import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,19 +16,17 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.convert import convert
+from workbench.cli.plans import Positions, Scale, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
+from workbench.cli.verify import verify
 from workbench.organisms.commands import organisms
 
 if TYPE_CHECKING:
-    from workbench.activations import Activations
     from workbench.generation import Completion
-    from workbench.loading import Model
-    from workbench.profiles import LayerProfile
     from workbench.steering import SteeringPlan
-    from workbench.vectors import SteeringVectors
 
 
 class OneLineErrors(TyperGroup):
@@ -71,9 +66,8 @@ app.command()(sweep)
 app.command()(tune)
 app.command()(transfer)
 app.command()(convert)
+app.command()(verify)
 
-Scale: TypeAlias = Literal["raw", "residual", "gap"]
-Positions: TypeAlias = Literal["all", "prompt", "reply"]
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)
 ]
@@ -154,10 +148,10 @@ def layers(
     from workbench.profiles import select_layers
     from workbench.vectors import cosine_sentence
 
-    _require_sound(min_auroc, target=target)
+    require_sound(min_auroc, target=target)
     console = Console()
-    models = [_load(target), _load(aligned)]
-    profiles, vectors, _ = zip(*(_profile(model) for model in models), strict=True)
+    models = [load(target), load(aligned)]
+    profiles, vectors, _ = zip(*(profile_of(model) for model in models), strict=True)
     cosine = vectors[0].cosine(vectors[1]).tolist()
     chosen = select_layers(*profiles, min_auroc=min_auroc)
     table = Table(
@@ -216,8 +210,8 @@ def ask(
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("got an empty prompt, expected some words: there is nothing to answer")
     ready = None if plan is None else load_plan(plan)
-    _require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
-    model = _load(target)
+    require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
+    model = load(target)
     # For its length alone, before anything is read.
     tokenize(
         tokenizer_of(model),
@@ -226,7 +220,7 @@ def ask(
         reserve=max_new_tokens,
     )
     if ready is None:
-        ready, shared = _plan(model, _load(aligned), alpha, scale, positions, min_auroc)
+        ready, shared = plan_for(model, load(aligned), alpha, scale, positions, min_auroc)
     else:
         shared = f"{plan}: layers {', '.join(map(str, ready.layers))}, α = {ready.alpha:g}, {ready.scale}"
     before = generate(model, prompts, max_new_tokens=max_new_tokens)
@@ -266,59 +260,6 @@ def serve(
     from workbench.serving import open_app
 
     raise typer.Exit(open_app(port=port, ip=ip, browser=browser))
-
-
-def _require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
-    """Refuse what no model could make good, and a strength that undoes refusals of a model from elsewhere."""
-    if not 0 <= min_auroc <= 1:
-        raise ValueError(f"got --min-auroc {min_auroc:g}, expected a number from 0 to 1: 0.5 tells nothing")
-    if not math.isfinite(alpha):
-        raise ValueError(f"got --alpha {alpha:g}, expected a finite number: 0 leaves the model as it is")
-    if max_new_tokens < 1:
-        raise ValueError(f"got --max-new-tokens {max_new_tokens}, expected 1 or more")
-    if alpha < 0 and not target.startswith("organism:"):
-        raise ValueError(
-            f"got --alpha {alpha:g} for {target}, expected 0 or more: a negative strength undoes refusals, which the "
-            "workbench shows on its embedded models only: --target organism:NAME"
-        )
-
-
-def _load(name: str) -> "Model":
-    from workbench.loading import load_model, without_bars
-
-    with nullcontext() if sys.stderr.isatty() else without_bars():
-        return load_model(name, backend="plain")
-
-
-def _profile(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activations]":
-    """The profile on validation prompts, the vectors, and the extraction prompts' activations they are made from."""
-    from workbench.activations import last_token_activations
-    from workbench.profiles import layer_profile
-    from workbench.prompts import load_contrast
-    from workbench.vectors import mean_difference
-
-    pairs = load_contrast("small-world")
-    train, val = (
-        last_token_activations(model, part, progress=sys.stderr.isatty()) for part in (pairs.train, pairs.val)
-    )
-    vectors = mean_difference(train)
-    return layer_profile(vectors, val), vectors, train
-
-
-def _plan(
-    target: "Model", aligned: "Model", alpha: float, scale: Scale, positions: Positions, min_auroc: float
-) -> "tuple[SteeringPlan, str]":
-    """The plan, and how far the two models share a direction over its layers."""
-    from workbench.gates import ThresholdGate
-    from workbench.profiles import select_layers
-    from workbench.steering import SteeringPlan
-    from workbench.vectors import cosine_sentence
-
-    (ours, srv, train), (theirs, ssv, _) = _profile(target), _profile(aligned)
-    gate = ThresholdGate.fit(srv, train)
-    chosen = select_layers(ours, theirs, min_auroc=min_auroc)
-    plan = SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale, positions=positions)
-    return plan, cosine_sentence(srv, ssv, chosen)
 
 
 def _show_pairs(plan: "SteeringPlan", before: "Sequence[Completion]", after: "Sequence[Completion]") -> None:

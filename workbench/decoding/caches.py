@@ -50,7 +50,18 @@ class ReservedLayer(DynamicLayer):
 
 
 def reserved_cache(hf: PreTrainedModel, room: int) -> DynamicCache:
-    """A cache for texts of at most `room` positions, with layers of its own kind where the model asks for such."""
+    """A cache for texts of at most `room` positions, with layers of its own kind where the model asks for such.
+
+    Layers with a sliding window keep what lies in it, as transformers' own do. Raises `ValueError` for layers that keep
+    a running state: rows cannot leave a batch, or branch off a prompt, where nobody can take a row of it.
+    """
     cache = DynamicCache(config=hf.config)
+    running = [number for number, layer in enumerate(cache.layers) if hasattr(layer, "recurrent_states")]
+    if running:
+        raise ValueError(
+            f"a {type(hf).__name__} keeps a running state in place of keys and values, or beside them, at "
+            f"{len(running)} of {len(cache.layers)} layers, the first of them layer {running[0]}: steered replies need "
+            "a model whose layers all attend to what came before"
+        )
     cache.layers = [ReservedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
