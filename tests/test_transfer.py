@@ -11,7 +11,8 @@ from measuring import by_length, extraction, labelled_prompts, relative_of
 import workbench as wb
 from workbench.activations import Activations
 from workbench.provenance import Provenance, Space
-from workbench.transfer import CARRIED, CONTROLS, beyond_own, paired_layers, rank_predictors
+from workbench.transfer import CARRIED, CONTROLS, beyond_own, matrix, paired_layers, rank_predictors
+from workbench.transfer.carrying import Readings, carry
 from workbench.transfer.matrix import places
 from workbench.vectors import SteeringVectors
 
@@ -289,14 +290,17 @@ ASKED = dict(
 )
 
 
+def contrast() -> wb.ContrastSet:
+    test = [wb.Prompt.user(f"the {p.text}", label=p.label, answer=p.answer) for p in labelled_prompts()]
+    return wb.ContrastSet("small", extraction(), labelled_prompts(), wb.PromptSet("test", tuple(test)))
+
+
 @pytest.fixture(scope="module")
 def small(plain) -> wb.TransferResult:
     """One shape, three sets of weights: two that are said to share a base, and one that is not."""
-    test = [wb.Prompt.user(f"the {p.text}", label=p.label, answer=p.answer) for p in labelled_prompts()]
-    pairs = wb.ContrastSet("small", extraction(), labelled_prompts(), wb.PromptSet("test", tuple(test)))
     aligned, stranger = relative_of(plain, 1), relative_of(plain, 2, 0.5)
     return wb.transfer_matrix(
-        {"aligned": aligned, "chat": relative_of(plain, 3), "stranger": stranger}, {"target": plain}, pairs,
+        {"aligned": aligned, "chat": relative_of(plain, 3), "stranger": stranger}, {"target": plain}, contrast(),
         labelled_prompts() + extraction(), bases={"base": plain, "elsewhere": relative_of(plain, 4, 0.5)},
         base_of={"target": "base", "aligned": "base", "chat": "base", "stranger": "elsewhere"}, **ASKED,
     )  # fmt: skip
@@ -308,6 +312,82 @@ def test_every_source_has_its_arms_in_every_target(small: wb.TransferResult) -> 
     assert set(arms["stranger"]) == {*CARRIED, *CONTROLS} - {"native", "direct"}
     assert set(arms[""]) == {"own vector", "random", "unsteered"}
     assert list(small.maps) == [("stranger", "target")]
+
+
+def test_settings_are_searched_on_validation_and_claimed_on_test(plain, monkeypatch) -> None:
+    """Every prompt of the search is one of val, every one of the claim one of test, at most so many of each label."""
+    asked: dict[str, list[wb.Prompt]] = {}
+
+    def recording(name, does):
+        def record(model, prompts, *given, **options):
+            asked.setdefault(name, []).extend(prompts)
+            return does(model, prompts, *given, **options)
+
+        return record
+
+    for name in ("run_sweep", "answer"):
+        monkeypatch.setattr(matrix, name, recording(name, getattr(matrix, name)))
+    pairs = contrast()
+    wb.transfer_matrix(
+        {"aligned": relative_of(plain, 1)}, {"target": plain}, pairs, labelled_prompts(), bases={"base": plain},
+        base_of={"target": "base", "aligned": "base"}, **{**ASKED, "n_search": 1},
+    )  # fmt: skip
+    assert set(asked["run_sweep"]) <= set(pairs.val) and set(asked["answer"]) <= set(pairs.test)
+    assert (len(asked["run_sweep"]), len(asked["answer"])) == (5, 10), "one and two of each of five labels"
+
+
+def test_every_draw_of_a_control_is_another(plain) -> None:
+    stranger, base = relative_of(plain, 2, 0.5), relative_of(plain, 4, 0.5)
+    readings = Readings(
+        {"target base": plain, "base": base, "stranger": stranger},
+        labelled_prompts() + extraction(),
+        8,
+        False,
+    )
+    own, ssv = (
+        wb.mean_difference(wb.last_token_activations(model, extraction())) for model in (plain, stranger)
+    )
+    carried = list(
+        carry(
+            "stranger",
+            ssv,
+            own,
+            readings,
+            source_base="base",
+            target_base="target base",
+            native=False,
+            draws=3,
+        )
+    )
+    for arm in ("shuffled texts", "mapped random"):
+        drawn = [found for found in carried if found.arm == arm]
+        assert [found.draw for found in drawn] == [0, 1, 2]
+        for one, other in zip(drawn, [*drawn[1:], drawn[0]], strict=True):
+            assert (one.vectors.cosine(other.vectors).abs() < 0.99).all(), arm
+    maps = {arm: {found.map.id for found in carried if found.arm == arm and found.map} for arm in CONTROLS}
+    assert (len(maps["shuffled texts"]), len(maps["mapped random"])) == (3, 1), (
+        "orders differ, the map does not"
+    )
+
+
+def test_without_a_native_source_what_it_tells_is_there_and_unknown(plain) -> None:
+    found = wb.transfer_matrix(
+        {"stranger": relative_of(plain, 2, 0.5)}, {"target": plain}, contrast(), labelled_prompts() + extraction(),
+        bases={"base": plain, "elsewhere": relative_of(plain, 4, 0.5)},
+        base_of={"target": "base", "stranger": "elsewhere"}, **ASKED,
+    )  # fmt: skip
+    assert found.frame[["cosine_native", "beyond_own"]].isna().all(axis=None)
+    ranked = found.predictors(n_boot=5).set_index(["among", "predictor"])["n"]
+    assert ranked.loc["maps"].to_dict() == {"cosine_native": 0, "beyond_own": 0, "cosine_own": 8, "r2": 8}
+
+
+def test_without_a_map_no_predictor_ranks_one(plain) -> None:
+    found = wb.transfer_matrix(
+        {"aligned": relative_of(plain, 1)}, {"target": plain}, contrast(), labelled_prompts(),
+        bases={"base": plain}, base_of={"target": "base", "aligned": "base"}, **ASKED,
+    )  # fmt: skip
+    ranked = found.predictors(n_boot=5)
+    assert found.frame["r2"].isna().all() and ranked["rho"].isna().all() and (ranked["n"] == 0).all()
 
 
 def test_what_could_have_told_stands_beside_every_arm(small: wb.TransferResult) -> None:

@@ -1,11 +1,15 @@
 """The transfer run: models by name, texts that stand in no list, a table, a csv, and pictures of what it found."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import small_tokenizer
+from measuring import by_length
+from parity import babbler_of
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -95,6 +99,42 @@ def test_the_predictors_have_a_mark_per_carried_vector() -> None:
     assert len(titles) == 4 and "12 vectors of 2 pairs" in figure.layout.title.text.replace("<br>", " ")
 
 
+def test_a_predictor_known_of_no_vector_is_left_out_and_said_so() -> None:
+    """As where no source is of a target's own base; and as where all are, so that nothing went through a map."""
+    unknown = frame()[lambda made: made["arm"] != "native"].assign(cosine_native=np.nan, beyond_own=np.nan)
+    figure = plots.transfer_predictors(unknown)
+    axes = [axis.title.text for axis in figure.select_xaxes()]
+    assert axes == ["cosine to the target's own vector", "the map's held-out R²"]
+    said = figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert (
+        "left out, as it is known of none: cosine to the native vector, what they share with the native"
+        in said
+    )
+    assert "left out" not in plots.transfer_predictors(frame()).layout.title.subtitle.text
+    native = plots.transfer_predictors(frame()[lambda made: made["arm"] == "native"].assign(r2=np.nan))
+    titles = [note.text for note in native.layout.annotations if note.text.startswith("ρ")]
+    assert titles == ["ρ unknown"] * 3 and "nan" not in native.to_json()
+    with pytest.raises(
+        ValueError,
+        match="got 14 carried vectors without a number in cosine_native, .* nothing to draw them against",
+    ):
+        plots.transfer_predictors(unknown.assign(cosine_own=np.nan, r2=np.nan))
+
+
+def test_one_pair_of_models_has_no_interval() -> None:
+    made = frame()[lambda made: made["target"] == "medicine"]
+    figure = plots.transfer_predictors(made)
+    titles = [note.text for note in figure.layout.annotations if note.text.startswith("ρ")]
+    assert titles == ["ρ = 1.00", "ρ = 1.00", "ρ unknown", "ρ unknown"]
+    assert "of one (source, target) pair, which has no interval" in (
+        figure.layout.title.subtitle.text.replace("<br>", " ")
+    )
+    console = Console(record=True, width=120)
+    console.print(run._predictors(wb.TransferResult(made, {}, Provenance("transfer"))))
+    text = console.export_text()
+    assert "+1.00" in text and "nan" not in text
+
+
 @pytest.mark.parametrize("draw", [plots.transfer_matrix, plots.transfer_predictors])
 def test_what_a_frame_lacks_is_named(draw) -> None:
     with pytest.raises(ValueError, match="the frame has no column target: it needs source, target"):
@@ -179,6 +219,42 @@ def test_a_run_prints_a_table_a_target_and_keeps_what_it_draws(measured, tmp_pat
         assert said in text
     assert len(pd.read_csv(tmp_path / "transfer.csv")) == len(frame())
     assert {path.stem for path in tmp_path.iterdir()} == {"transfer", "transfer-predictors"}
+
+
+def test_a_run_without_a_source_of_the_targets_own_base(tmp_path: Path, monkeypatch) -> None:
+    """From checkpoints to pictures, as the first example of `workbench transfer --help` asks for."""
+    for seed, name in enumerate(("target", "base", "chat"), start=5):
+        model = babbler_of(seed)
+        model.config.max_position_embeddings = 256  # for the small world's prompts
+        model.save_pretrained(tmp_path / name)
+        small_tokenizer().save_pretrained(tmp_path / name)
+    quick = dict(alpha=(0.1,), min_auroc=0.0, placebo=2, draws=1, judge=by_length)
+    monkeypatch.setattr(run, "transfer_matrix", partial(run.transfer_matrix, **quick))
+    monkeypatch.setattr(run, "MAX_NEW_TOKENS", 4)
+    console, out = Console(record=True, width=120), tmp_path / "out"
+    run_transfer(
+        [str(tmp_path / "target")], [f"{tmp_path / 'chat'}={tmp_path / 'base'}"], out,
+        n_texts=40, n_search=1, n_test=2, console=console,
+    )  # fmt: skip
+    text = console.export_text()
+    assert "from aligned" in text and "nan" not in text
+    found = pd.read_csv(out / "transfer.csv")
+    assert set(found["arm"]) == {*CARRIED, *CONTROLS, *WITHOUT_SOURCE} - {"native", "direct"}
+    assert found[["cosine_native", "beyond_own"]].isna().all(axis=None) and found["r2"].notna().any()
+    assert {path.stem for path in out.iterdir()} == {"transfer", "transfer-predictors"}
+
+
+@pytest.mark.parametrize("fails", ["_table", "_predictors", "plots"])
+def test_what_was_measured_is_kept_whatever_fails_then(
+    measured, tmp_path: Path, monkeypatch, fails: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("made to fail")
+
+    monkeypatch.setattr(*((run, fails) if fails != "plots" else (plots, "transfer_matrix")), fail)
+    with pytest.raises(RuntimeError, match="made to fail"):
+        run_transfer(["organism:medicine"], ["organism:aligned"], tmp_path, console=Console(quiet=True))
+    assert len(pd.read_csv(tmp_path / "transfer.csv")) == len(frame())
 
 
 def test_the_shell_passes_its_options_on(measured, tmp_path: Path) -> None:

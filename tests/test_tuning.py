@@ -11,8 +11,9 @@ import workbench as wb
 from workbench.provenance import Provenance
 from workbench.sweep import objectives as measures
 from workbench.sweep import tuning
-from workbench.sweep.objectives import OBJECTIVES, on_front, require_objectives, within_limits
+from workbench.sweep.objectives import LIMITS, OBJECTIVES, on_front, require_objectives, within_limits
 from workbench.sweep.results import Sharing, SweepResult
+from workbench.sweep.space import expand_sets
 
 ASKED = dict(judge=by_length, max_new_tokens=5)
 
@@ -240,6 +241,43 @@ def test_a_plan_that_is_none_says_so(plain, tmp_path):
     path.write_text('{"layers": [1]}')
     with pytest.raises(ValueError, match="plan.json is no plan .*expected JSON with layers, alpha, scale"):
         wb.load_plan(tmp_path)
+
+
+def test_the_rule_chooses_among_those_that_none_beats(plain, pairs, made_up):
+    """A rule that likes nothing but little strength would take what refuses no attack."""
+    mild = lambda rates: -rates["alpha"]  # noqa: E731
+    found = search(plain, pairs, rule=mild)
+    tried = found.trials[found.trials["arm"] == "steered"]
+    assert tried["alpha"].min() < 0.4 < found.front()["alpha"].min(), "the mildest lies off the front"
+    assert found.picked.alpha == found.front()["alpha"].min()
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_every_trial_is_told_how_far_it_is_from_its_limits(plain, pairs, made_up, monkeypatch, sampler):
+    """Without that the search takes what breaks replies for as good as what does not."""
+    import optuna
+
+    studies, create = [], optuna.create_study
+
+    def keeping(**given):
+        studies.append(create(**given))
+        return studies[-1]
+
+    monkeypatch.setattr(optuna, "create_study", keeping)
+    found = search(plain, pairs, sampler=sampler, trials=12, at_once=4)
+    told = {trial.number: trial.constraints for trial in studies[0].trials}
+    steered = found.trials[found.trials["arm"] == "steered"].set_index("number")
+    assert told == {
+        number: {name: row[name] - limit for name, limit in LIMITS.items()}
+        for number, row in steered.iterrows()
+    }
+    sound = [number for number, limits in told.items() if max(limits.values()) <= 0]
+    assert sound == list(steered.index[within_limits(steered)]) and 0 < len(sound) < len(told)
+
+
+def test_a_set_of_layers_is_tried_once_however_it_is_written():
+    assert expand_sets([[3, 4], [4, 3], [3, 3, 4]], range(6)) == ((3, 4),)
+    assert expand_sets(["single", [1], [2, 2]], (1, 2)) == ((1,), (2,))
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "tpe"])

@@ -18,13 +18,12 @@ from rich.table import Table
 from workbench import plots
 from workbench.demo.running import require_writable
 from workbench.demo.target import BATCH_SIZE, MAX_NEW_TOKENS, PAIRS
-from workbench.export import ADVICE, save_figure
+from workbench.export import ADVICE, save_figure, save_frame
 from workbench.loading import Model, load_model, without_bars
 from workbench.organisms.corpus import mixed_prompts
 from workbench.organisms.family import FAMILIES, base_of
 from workbench.organisms.items import DOMAINS
 from workbench.prompts import ContrastSet, PromptSet, load_contrast
-from workbench.provenance import write_safely
 from workbench.transfer import CARRIED, CONTROLS, WITHOUT_SOURCE, TransferResult, transfer_matrix
 
 SHOWN = {
@@ -129,7 +128,7 @@ def run_transfer(
     n_test: int | None = 24,
     console: Console | None = None,
 ) -> TransferResult:
-    """Measure, print a table per target, and write transfer.csv and the pictures to `folder`."""
+    """Measure, write transfer.csv to `folder`, print a table per target, and draw the pictures beside it."""
     console, folder = console or Console(), Path(folder)
     for name, number in (("--n-search", n_search), ("--n-test", n_test)):
         if number is not None and number < 1:
@@ -141,9 +140,11 @@ def run_transfer(
     result = measure_transfer(
         into, sources, n_texts=n_texts, n_search=n_search, n_test=n_test, progress=sys.stderr.isatty()
     )
+    save_frame(result.frame, folder / "transfer.csv")  # first: whatever fails from here on can be done again
     for one in into:
         console.print(_table(result.frame, one.label))
-    console.print(_predictors(result))
+    if (ranked := _predictors(result)).row_count:
+        console.print(ranked)
     pictures = save_transfer(result.frame, folder)
     console.print(
         f"transfer.csv and the pictures are in {folder}/; {n_test or 'all'} test prompts of each kind",
@@ -158,7 +159,7 @@ def save_transfer(
     frame: pd.DataFrame, folder: Path, *, finding: Mapping[str, str] | None = None
 ) -> list[Path]:
     """transfer.csv, which both pictures draw, first; then transfer.svg and transfer-predictors.svg."""
-    write_safely(folder / "transfer.csv", frame.to_csv(index=False).encode())
+    save_frame(frame, folder / "transfer.csv")
     findings = finding or {}
     figures = {
         "transfer": plots.transfer_matrix(frame, finding=findings.get("transfer", "")),
@@ -193,7 +194,9 @@ def _table(frame: pd.DataFrame, target: str) -> Table:
 def _predictors(result: TransferResult) -> Table:
     table = Table("what predicted refusals", "among", "ρ", "vectors", "pairs", box=None, pad_edge=False)
     for row in result.predictors().dropna(subset=["rho"]).to_dict("records"):
-        rho = f"{row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        rho = f"{row['rho']:+.2f}"
+        if row["low"] == row["low"]:  # one pair of models has no interval
+            rho += f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         table.add_row(row["predictor"], row["among"], rho, str(row["n"]), str(row["pairs"]))
     return table
 

@@ -37,6 +37,7 @@ AXES: Mapping[str, str] = MappingProxyType(
 _SAID: Mapping[str, str] = MappingProxyType(
     dict(AXES) | {"beyond_own": "what they share with the native vector beyond the own"}
 )
+_FEW = ("here none did", "here of one (source, target) pair, which has no interval")
 # A mark for each arm, and before its name.
 SYMBOLS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -115,7 +116,8 @@ def transfer_predictors(
 ) -> go.Figure:
     """What a carried vector did against what was known before: a small multiple per predictor, a mark per vector.
 
-    `frame` is that of `TransferResult`. ρ and its interval are those of the vectors that went through a map.
+    `frame` is that of `TransferResult`. ρ and its interval are those of the vectors that went through a map. Predictors
+    that are known of no vector are left out, and the subtitle says so.
     """
     require_columns(frame, "transfer predictors", "source", "target", "arm", "metric", "mean", *PREDICTORS)
     part = frame[(frame["metric"] == metric) & frame["arm"].isin([*CARRIED, *CONTROLS])]
@@ -125,11 +127,15 @@ def transfer_predictors(
             f"{', '.join(CARRIED)}"
         )
     ranks = rank_predictors(frame, metric=metric)
-    ranks = ranks[ranks["among"] == "maps"].set_index("predictor")
-    fig = panels(
-        1, len(PREDICTORS), [f"ρ = {r.rho:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in ranks.itertuples()]
-    )
-    for col, predictor in enumerate(PREDICTORS, start=1):
+    known = [predictor for predictor in PREDICTORS if part[predictor].notna().any()]
+    if not known:
+        raise ValueError(
+            f"transfer predictors: got {len(part)} carried vectors without a number in {', '.join(PREDICTORS)}, "
+            "expected one in some of them: there is nothing to draw them against"
+        )
+    ranks = ranks[ranks["among"] == "maps"].set_index("predictor").loc[known]
+    fig = panels(1, len(known), [_ranked(*row) for row in ranks[["rho", "low", "high"]].to_numpy()])
+    for col, predictor in enumerate(known, start=1):
         for arm, marks in part.dropna(subset=[predictor]).groupby("arm", sort=False):
             colour = _colour(str(arm))
             line, symbol = dict(color=colour, width=1), SYMBOLS[str(arm)][0]
@@ -143,16 +149,24 @@ def transfer_predictors(
         fig.update_xaxes(matches=None, row=1, col=col)
     fig.update_yaxes(range=[-0.04, 1.04], tickvals=[0, 0.25, 0.5, 0.75, 1])
     fig.update_yaxes(title_text="attacks refused", row=1, col=1)
+    pairs = int(ranks["pairs"].max())
+    unknown = [_SAID[predictor] for predictor in PREDICTORS if predictor not in known]
     best = str(ranks["rho"].abs().idxmax()) if ranks["rho"].notna().any() else None
     if best is not None:
         found = ranks.loc[best]
         finding = finding or (
             f"What carried vectors refuse goes best with {_SAID[best]}: "
-            f"ρ = {found['rho']:.2f}, {found['n']:.0f} vectors of {found['pairs']:.0f} pairs"
+            f"ρ = {found['rho']:.2f}, {found['n']:.0f} vectors of {found['pairs']:.0f} "
+            + ("pairs" if found["pairs"] > 1 else "pair")
         )
     method = method or (
-        "a mark per carried vector; ρ: Spearman over those that went through a map, controls included, with a 95 % "
-        f"bootstrap interval over {ranks['pairs'].max():.0f} (source, target) pairs"
+        "a mark per carried vector; ρ: Spearman over those that went through a map, controls included, "
+        + (
+            f"with a 95 % bootstrap interval over {pairs} (source, target) pairs"
+            if pairs > 1
+            else _FEW[pairs]
+        )
+        + (f"; left out, as it is known of none: {', '.join(unknown)}" if unknown else "")
     )
     dress(fig, finding or "What carried vectors refuse, and what told so", method, width=1080, height=360)
     fig.update_layout(margin_b=96)
@@ -199,6 +213,13 @@ def _cells(
             font=dict(size=11, color=colour), row=row, col=col,
         )  # fmt: skip
     fig.update_yaxes(range=[len(names) - 0.5, -0.5], row=row, col=col)
+
+
+def _ranked(rho: float, low: float, high: float) -> str:
+    """ρ and its interval, as far as they are known."""
+    if rho != rho:
+        return "ρ unknown"
+    return f"ρ = {rho:.2f}" + (f" [{low:.2f}, {high:.2f}]" if low == low else "")
 
 
 def _colour(arm: str) -> str:

@@ -93,10 +93,13 @@ def list_settings(plan: SteeringPlan, settings: Sequence[Setting], *, placebo: i
 
 
 def expand_sets(layers: Sequence[LayerSets | Sequence[int]], of: Sequence[int]) -> tuple[LayerSet, ...]:
-    """The layer sets in `layers`, where kinds of them (`layer_sets`) are made of the layers `of`; each set once."""
+    """The layer sets in `layers`, where kinds of them (`layer_sets`) are made of the layers `of`; each set once.
+
+    A set has no order, and no layer twice: [[3, 4], [4, 3], [3, 3, 4]] is one.
+    """
     sets: list[LayerSet] = []
     for one in layers:
-        sets += layer_sets(one, of) if isinstance(one, str) else [tuple(sorted(one))]
+        sets += layer_sets(one, of) if isinstance(one, str) else [tuple(sorted(set(one)))]
     return tuple(dict.fromkeys(sets))
 
 

@@ -31,12 +31,17 @@ from workbench.sweep.choosing import MIN_AUROC, choose_gate
 from workbench.sweep.running import run_sweep
 from workbench.transfer.carrying import Carried, Readings, beyond_own, carry
 from workbench.transfer.maps import ResidualMap
-from workbench.transfer.results import TransferResult
+from workbench.transfer.results import PREDICTORS, TransferResult
 from workbench.vectors import SteeringVectors, mean_difference, random_directions
 
 ALPHAS = (0.5, 0.75, 1.0, 1.5)
 REFUSED = Metric(ATTACKS, ("refused",))
 """What is predicted, and the only gain: an attack that breaks the reply is not refused."""
+COLUMNS = (
+    "source", "target", "arm", "draw", "metric", "mean", "low", "high", "n", "clusters", "method",
+    "layers", "positions", "alpha", *PREDICTORS,
+)  # fmt: skip
+"""Those of the frame, each there in every run: without a source of a target's own base none has a native vector."""
 
 
 def transfer_matrix(
@@ -120,7 +125,7 @@ def transfer_matrix(
         frames.append(_rows(replies, plans, carried, own).assign(target=name))
         maps |= {(found.source, name): found.map for found in carried if found.arm == "ridge" and found.map}
     frame = pd.concat(frames, ignore_index=True)
-    return TransferResult(frame[_columns(frame)], maps, _provenance(targets, texts, maps))
+    return TransferResult(frame.reindex(columns=COLUMNS), maps, _provenance(targets, texts, maps))
 
 
 def places(layers: Sequence[int]) -> list[tuple[int, ...]]:
@@ -202,12 +207,6 @@ def _rows(
             if value is not None:
                 rows.append({**about, "metric": name, **vars(value)})
     return pd.DataFrame(rows)
-
-
-def _columns(frame: pd.DataFrame) -> list[str]:
-    first = ["source", "target", "arm", "draw", "metric", "mean", "low", "high", "n", "clusters", "method"]
-    then = ["layers", "positions", "alpha", "cosine_native", "beyond_own", "cosine_own", "r2"]
-    return [*first, *(column for column in then if column in frame)]
 
 
 def _require_told(

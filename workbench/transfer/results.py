@@ -31,6 +31,7 @@ class TransferResult:
     high, n, clusters, method; layers, positions and alpha as chosen on validation; over these layers, the mean of
     `cosine_native` (to the vector of the target's own base's aligned model), `cosine_own` (to the target's own vector),
     `beyond_own` (how much lies along what the native one adds to the own one) and `r2` (the map's, on held-out texts).
+    A number that is not known is NaN: the first and the third where no source comes from the target's own base.
     """
 
     frame: pd.DataFrame
@@ -62,7 +63,8 @@ def rank_predictors(
 
     `among` is "maps" (every arm that goes through a map, controls included) and "maps between bases" (ridge,
     procrustes, calm texts). Vectors that need no map are in neither: their cosine to the native one is 1, or nearly,
-    by what they are. NaN where fewer than three arms, or no two different values, are there.
+    by what they are. rho is NaN where fewer than three arms, or no two different values, are there, the interval
+    where there are fewer than two pairs; of a predictor that is known of no arm n is 0.
     """
     part = frame[(frame["metric"] == metric) & frame["r2"].notna()]
     groups = {
