@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, model_of, save_model
 from measuring import extraction, labelled_prompts
 
 import workbench as wb
@@ -14,17 +15,18 @@ from workbench.decoding import asking, batches, passes
 from workbench.decoding.resuming import TESTED, can_resume
 from workbench.loading import Model
 
-ARCHITECTURES = ("llama", "qwen2", "neox", "gpt2")
-
 
 def plans_of(model: Model) -> list[wb.SteeringPlan | None]:
-    """For ten prompts: gates above the first shift, shared and per layer, at all positions and some; no plan at all."""
+    """Gates above the first shift, shared and per layer, open for half of the prompts; all positions, some; no plan."""
     read = wb.last_token_activations(model, extraction())
     vectors = wb.mean_difference(read)
+    gate = wb.ThresholdGate.fit(vectors, read)
+    scores = gate.read(wb.last_token_activations(model, labelled_prompts())).scores
+    gate = replace(gate, bias=gate.bias - scores.median(0).values)
     shared = wb.SteeringPlan(
-        vectors, gate=wb.ThresholdGate.fit(vectors, read, layer=3), layers=(1, 2), alpha=0.3, scale="residual"
+        vectors, gate=replace(gate, shared_layer=3), layers=(1, 2), alpha=0.3, scale="residual"
     )
-    each = replace(shared, gate=wb.ThresholdGate.fit(vectors, read), layers=(2, 3), alpha=-0.4)
+    each = replace(shared, gate=gate, layers=(2, 3), alpha=-0.4)
     several = [shared, each, replace(shared, positions="prompt"), replace(shared, positions="reply"), None]
     return (several * 3)[: len(labelled_prompts())]
 
@@ -46,12 +48,16 @@ def error_of(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def subject(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Model:
-    return wb.load_model(checkpoints[request.param], backend="plain")
+def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("resuming") / request.param
+    return wb.load_model(save_model(request.param, folder), backend="plain")
 
 
 def test_rows_that_go_on_are_those_that_were_read_ahead(subject: Model, monkeypatch: pytest.MonkeyPatch):
+    twice, begun = batches._begin_twice, []
+    monkeypatch.setattr(batches, "_begin_twice", lambda *given: begun.append(given) or twice(*given))
     logits, completions = replies_of(subject)
+    assert len(begun) == 1 + 3  # all at once, then by five
     monkeypatch.setattr(asking, "can_resume", lambda *given: False)
     apart, others = replies_of(subject)
     assert error_of(logits, apart) < 1e-6
@@ -63,9 +69,8 @@ def test_rows_that_go_on_are_those_that_were_read_ahead(subject: Model, monkeypa
         assert mine.tokens == theirs.tokens or mine.near_ties or theirs.near_ties
 
 
-def test_every_architecture_listed_is_tested(checkpoints: dict[str, Path]):
-    there = [type(wb.load_model(checkpoints[name], backend="plain")).__name__ for name in ARCHITECTURES]
-    assert sorted(there) == sorted(TESTED)
+def test_every_architecture_listed_is_tested():
+    assert {type(model_of(name)).__name__ for name in ARCHITECTURES} == set(TESTED)
 
 
 def counted(model: Model) -> list[tuple[int, int, int]]:

@@ -22,7 +22,11 @@ from workbench.loading import Model
 from workbench.models import carries_hooks
 from workbench.steering import SteeringPlan, gate_site
 
-TESTED = ("LlamaForCausalLM", "Qwen2ForCausalLM", "GPTNeoXForCausalLM", "GPT2LMHeadModel")
+TESTED = (
+    "FalconForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
+    "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM",
+    "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+)  # fmt: skip
 """The architectures of tests/test_resuming.py."""
 
 
