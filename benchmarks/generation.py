@@ -6,8 +6,8 @@
 
 The worst case: every gate is open, so every row is shifted at every step, and every row writes the full number of
 tokens, so all arms do equal work. Two plans decide on the unsteered prompt: a shared gate at the first steered layer,
-which is read in the pass over the prompts itself; and the paper's gate per layer, which needs a clean pass first. The
-ratio is that of the dearer one. The third has the gate per layer too, read online.
+which is read in the pass over the prompts itself; and the paper's gate per layer, which is read in a clean pass, from
+whose middle all rows go on. The ratio is that of the dearer one. The third has the gate per layer too, read online.
 """
 
 import time
