@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 import workbench as wb
 from workbench.decoding import batches
 from workbench.loading import Model, load_model
-from workbench.models import blocks, hook_name
+from workbench.models import blocks, carries_hooks, hook_name
 from workbench.verification import ways
 from workbench.verification.verdict import TOLERANCE
 
@@ -70,7 +70,7 @@ def test_a_sound_model_is_found_sound(name: str, plain: PreTrainedModel, prompts
         assert list(rows.way) == [way for way in WAYS if way != "sharing prompts" or backend == "plain"]
     assert found.comparisons.relative.max() < 1e-5 and found.comparisons.flips.sum() == 0
     assert found.comparisons.decisions.sum() == 0 and found.effect > 0.01
-    assert not blocks(plain)[0]._forward_hooks and not blocks(plain)[0]._forward_pre_hooks
+    assert not carries_hooks(plain)
 
 
 def test_what_arrives_is_the_shift_at_its_layers_and_nothing_elsewhere(
