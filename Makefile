@@ -68,13 +68,16 @@ dose: $(STAMP)  ## own vector or the aligned model's, by how much the base refus
 
 benchmarks: $(STAMP)  ## what reading, steering and sweeping cost, side by side with what they are compared with
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/extraction.py --model random:llama-768x12 --repeats 5
+	$(BIN)/python benchmarks/extraction.py --memory
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/generation.py --model random:llama-768x12 --prompts 32 --repeats 5
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/sweep.py --memory
 	$(BIN)/python benchmarks/sweep.py --cost
 
 # Environments of their own: steering-vectors wants an older transformers. The benchmark leaves out what is not there.
-benchmark-peers:  ## install the libraries that sweeps are compared with, each into an environment under .peers
+benchmark-peers:  ## install the libraries that ours is compared with, each into an environment under .peers
 	@for peer in benchmarks/peers/*.txt; do \
 		env=.peers/$$(basename $$peer .txt); \
 		$(PYTHON) -m venv --clear $$env && \

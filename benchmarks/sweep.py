@@ -14,12 +14,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from peering import ENVIRONMENTS, Peer, directions_of, installed, peers_on
+from subjects import SHAPES
 from sweep_arms import WAYS, Replies, Way, differing, write_looped, write_ours, write_unsteered
-from sweep_grid import NEW_TOKENS, SHAPES, Grid, Subject, embedded_subject, grid_of, random_subject
-from sweep_peers import PEERS, Peer, peers_on
+from sweep_grid import NEW_TOKENS, Grid, Subject, embedded_subject, grid_of, random_subject
 from sweep_scaling import compare_cost, compare_memory
 from timing import Timings, conclude, describe, interleaved
 
+PEERS = ("steering-vectors", "nnsight")
+"""Those that can leave rows of a batch alone."""
 OURS, LOOP, FLOOR = "ours", "transformers loop", "floor"
 WITHOUT = ("packing", "closed-gate sharing", "prefix sharing")
 BATCH_SIZES = (64, 128, 256, 512)
@@ -42,10 +45,9 @@ def main() -> None:
         return conclude(
             compare_cost(subject, options.prompts, options.settings, options.batch_size, options.repeats)
         )
-    options.installed = [name for name in PEERS if (options.peers / name).is_dir() and not options.shape]
-    if absent := [name for name in PEERS if name not in options.installed]:
-        reason = "they load a checkpoint" if options.shape else "make benchmark-peers installs them"
-        print(f"left out: {', '.join(absent)} ({reason})")
+    if options.shape:
+        print(f"left out: {', '.join(PEERS)} (they load a checkpoint)")
+    options.installed = [] if options.shape else installed(options.peers, PEERS)
     told = TOLD if TOLD in options.share else options.share[-1]
     last_line: Mapping[str, float | None] = {}
     for percent in options.share:
@@ -82,9 +84,8 @@ def _compare(grid: Grid, options: argparse.Namespace) -> Mapping[str, float | No
     arms: dict[str, Callable[[], object]] = {
         name: partial(keep, name, write) for name, write in local.items()
     }
-    with peers_on(grid, options.peers, options.installed) as peers:
+    with peers_on(grid.task, directions_of(grid.plans[0]), options.peers, options.installed) as peers:
         for peer in peers:
-            print(f"{peer.name} runs in batches of {peer.batch_size}")
             arms[f"{peer.name}, unsteered"] = partial(peer.ask, "unsteered")
             arms[peer.name] = partial(peer.ask, "steered")
         timings = interleaved(arms, repeats=options.repeats)
@@ -179,9 +180,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--share", type=int, nargs="+", default=[25, 50, 75], help="percent of gates closed")
     parser.add_argument("--batch-size", type=int, help="of ours; the best of a few where none is given")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
-        "--peers", type=Path, default=Path(__file__).parents[1] / ".peers", help="their environments"
-    )
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
     parser.add_argument(
         "--memory", action="store_true", help="instead: peak memory of the grid and of an eighth"
     )

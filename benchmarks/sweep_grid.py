@@ -6,16 +6,14 @@ The trap: what a sweep can share depends on how many gates stay closed. So promp
 them beside their labels, and every share is a grid of its own.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from peers.worker import Task
+from subjects import TOKENIZER, random_model
 
 from workbench import (
     Activations,
@@ -39,18 +37,6 @@ NEW_TOKENS = 24
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 """In units of the gap between the aligned model's means: at these single layers steer, and leave most replies whole."""
 LAYER_SETS = 8
-SHAPES = {
-    "llama-2-7b": LlamaConfig(
-        hidden_size=4096,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        intermediate_size=11008,
-        vocab_size=32000,
-    ),
-    "tiny": LlamaConfig(
-        hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128, vocab_size=2048
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,24 +73,20 @@ class Grid:
         chosen = np.linspace(0, len(self.plans) - 1, min(n_settings, len(self.plans))).round().astype(int)
         return replace(self, plans=tuple(self.plans[i] for i in chosen))
 
-    def save(self, folder: Path) -> None:
-        """What a peer in another environment needs of it: token rows, strengths, layers, directions, decisions."""
+    @property
+    def task(self) -> Task:
+        """What a peer in another environment needs of it: token rows, strengths, layers, decisions."""
         tokenizer = tokenizer_of(self.model)
-        task = {
-            "checkpoint": str(shipped_path("organisms", model_name(self.model).removeprefix("organism:"))),
-            "rows": tokenize(tokenizer, self.prompts),
-            "open": self.opened,
-            "settings": [{"layers": plan.layers, "alpha": plan.alpha} for plan in self.plans],
-            "new_tokens": NEW_TOKENS,
-            "stop": self.stop,
-            "pad": pad_id(tokenizer),
-            "threads": torch.get_num_threads(),
-        }
-        (folder / "task.json").write_text(json.dumps(task), encoding="utf-8")
-        vectors = self.plans[0].vectors
-        # One times this is alpha = 1 of scale "gap".
-        save_file(
-            {"directions": vectors.norms[:, None] * vectors.directions}, folder / "directions.safetensors"
+        return Task(
+            str(shipped_path("organisms", model_name(self.model).removeprefix("organism:"))),
+            pad_id(tokenizer),
+            str(tokenizer.pad_token),
+            torch.get_num_threads(),
+            rows=tokenize(tokenizer, self.prompts),
+            open=self.opened,
+            settings=[{"layers": plan.layers, "alpha": plan.alpha} for plan in self.plans],
+            new_tokens=NEW_TOKENS,
+            stop=self.stop,
         )
 
 
@@ -135,14 +117,8 @@ def embedded_subject(name: str) -> Subject:
 
 def random_subject(shape: str) -> Subject:
     """A model of that shape with random weights, in bfloat16 on a GPU, steered by its own vectors."""
-    on_gpu = torch.cuda.is_available()
-    torch.manual_seed(0)
-    with torch.device("cuda" if on_gpu else "cpu"):
-        hf = AutoModelForCausalLM.from_config(
-            SHAPES[shape], dtype=torch.bfloat16 if on_gpu else torch.float32, attn_implementation="sdpa"
-        )
-    hf.config.name_or_path = f"random:{shape}"
-    model = load_model(hf, backend="plain", tokenizer=load_tokenizer("organism:finance"))
+    hf = random_model(shape)
+    model = load_model(hf, backend="plain", tokenizer=load_tokenizer(TOKENIZER))
     pairs = load_contrast("small-world")
     read, seen = last_token_activations(model, pairs.train), last_token_activations(model, pairs.val)
     own = mean_difference(read)

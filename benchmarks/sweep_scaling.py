@@ -4,13 +4,9 @@
     cost      seconds = a + b x rows, by least squares; the largest residual as a share of the line
     ledger    seconds of keeping 10,000 rows / (10,000 b)
 
-The trap: `getrusage` remembers the peak of loading, and, right after a fork, that of the parent. So the peak is read
-from the kernel's account of this program alone, set back when the model is loaded; from there only where it has none.
+The trap: kernels and caches warm up, so every size is timed in turn, and the smallest is no yardstick of the largest.
 """
 
-import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from memory import peak_of, tell_peak
 from sweep_arms import rows_on, write_ours
 from sweep_grid import Grid, Subject, embedded_subject, grid_of
 from timing import Timings, interleaved
@@ -27,7 +24,6 @@ from workbench.decoding.replies import Reply
 from workbench.sweep.ledger import Entry, open_ledger
 from workbench.sweep.packing import row_key
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SIZES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 LEDGER_ROWS = 10_000
 
@@ -36,16 +32,10 @@ def compare_memory(model: str, n_prompts: int, n_settings: int, batch_size: int)
     """The whole grid's peak memory over that of an eighth of it, all gates open."""
     grown = []
     for settings in (max(1, n_settings // 8), n_settings):
-        done = subprocess.run(
-            [sys.executable, __file__, model, str(n_prompts), str(settings), str(batch_size)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"the sweep of {n_prompts * settings} rows failed:\n{done.stderr}")
-        before, peak = json.loads(done.stdout.splitlines()[-1])
-        grown.append(peak - before)
-        megabytes = f"{before:.0f} MB with the model loaded, {peak:.0f} MB at the peak"
-        print(f"{n_prompts * settings:6d} distinct rows: {megabytes}: {peak - before:.0f} MB more")
+        grown.append(peak_of(__file__, model, n_prompts, settings, batch_size))
+        print(
+            f"{n_prompts * settings:6d} distinct rows: {grown[-1]:.0f} MB beyond the loaded model, at the peak"
+        )
     return {"peak_memory_ratio": grown[1] / grown[0]}
 
 
@@ -111,22 +101,10 @@ def _per_row(timings: Timings, arm: Grid, reference: Grid) -> float:
     return ratio * reference.distinct_rows / arm.distinct_rows
 
 
-def _resident(field: str) -> float:
-    """Megabytes: "VmRSS" now, "VmHWM" at the peak; the peak for both where the kernel keeps no such account."""
-    if STATUS.exists():
-        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
-        return int(lines[field].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
-
-
 def _measure(model: str, numbers: Sequence[int]) -> None:
     n_prompts, n_settings, batch_size = numbers
     grid = grid_of(embedded_subject(model), closed_share=0, n_prompts=n_prompts, n_settings=n_settings)
-    if RESET.exists():
-        RESET.write_text("5")
-    before = _resident("VmRSS")
-    write_ours(grid, batch_size=batch_size)
-    print(json.dumps([before, _resident("VmHWM")]))
+    tell_peak(partial(write_ours, grid, batch_size=batch_size))
 
 
 if __name__ == "__main__":

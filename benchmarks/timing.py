@@ -1,4 +1,4 @@
-"""What every benchmark here shares: its subjects, and how arms are timed side by side.
+"""What every benchmark here shares: its options, and how arms are timed side by side.
 
     ratio = median over repeats of  seconds(arm) / seconds(reference)  of the same repeat
 
@@ -11,12 +11,14 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from peering import ENVIRONMENTS
 
-from workbench import PromptSet, load_contrast, load_model
-from workbench.loading import Backend, Model
+from workbench import PromptSet
+from workbench.loading import Model
 from workbench.models import model_name
 
 
@@ -31,6 +33,10 @@ class Timings:
         quotients = np.array(self.seconds[arm]) / np.array(self.seconds[reference])
         low, middle, high = np.quantile(quotients, [0.25, 0.5, 0.75])
         return float(middle), float(low), float(high)
+
+    def told(self, arm: str, reference: str) -> float | None:
+        """The median ratio; None where one of the two was not there to be timed."""
+        return self.ratio(arm, reference)[0] if {arm, reference} <= set(self.seconds) else None
 
     def show(self, reference: str) -> None:
         """A line per arm: median seconds, their quartiles, and the ratio to the reference with its quartiles."""
@@ -64,22 +70,18 @@ def conclude(ratios: Mapping[str, float | None]) -> None:
     print(json.dumps(rounded))
 
 
-def arguments(description: str, *, repeats: int) -> argparse.Namespace:
-    """The options that every benchmark takes."""
+def arguments(description: str, *, prompts: int, repeats: int) -> argparse.ArgumentParser:
+    """The options that the benchmarks of one model's reading and writing take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--model", default="organism:finance", help="organism:NAME, a folder or a hub id")
+    parser.add_argument(
+        "--model", default="organism:finance", help="organism:NAME, random:SHAPE, a folder or a hub id"
+    )
     parser.add_argument("--backend", default="plain", choices=["hooked", "bridge", "plain"])
-    parser.add_argument("--prompts", type=int, default=128, help="how many prompts")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=prompts, help="how many prompts")
+    parser.add_argument("--batch-size", type=int, default=64, help="of ours; peers find their best")
     parser.add_argument("--repeats", type=int, default=repeats)
-    return parser.parse_args()
-
-
-def subject(name: str, backend: Backend, n_prompts: int) -> tuple[Model, PromptSet]:
-    """The model and its prompts, half harmful and half harmless."""
-    test = load_contrast("small-world").test
-    halves = [test.labelled(label).sample(n_prompts // 2, seed=0) for label in ("harmful", "harmless")]
-    return load_model(name, backend=backend), halves[0] + halves[1]
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
+    return parser
 
 
 def describe(options: argparse.Namespace, model: Model, prompts: PromptSet) -> None:

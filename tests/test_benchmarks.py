@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,26 +13,92 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 
+SMALL = ("--prompts=4", "--batch-size=4", "--repeats=1")
+SMALL_SWEEP = ("--prompts=4", "--settings=2", "--batch-size=8", "--repeats=1", "--share=50")
 NOT_HERE = {"speedup_vs_steering_vectors", "speedup_vs_nnsight"}
+PEERS = ("steering_vectors", "repeng", "nnsight")
+OF_PEERS = {
+    "extraction": {f"extraction_vs_{peer}" for peer in PEERS} | {f"{peer}_vs_own_forward" for peer in PEERS},
+    "generation": {f"generation_vs_{peer}" for peer in PEERS}
+    | {f"{peer}_vs_own_unsteered" for peer in PEERS},
+}
+Run: TypeAlias = Callable[..., str]
 Sweep: TypeAlias = Callable[..., str]
 
 
+@pytest.mark.parametrize("model", ["organism:finance", "random:tiny"])
 @pytest.mark.parametrize(
     ("script", "keys"),
     [
         ("extraction", {"extraction_vs_forward"}),
-        ("generation", {"steered_vs_unsteered", "online_vs_unsteered", "step_vs_step"}),
+        (
+            "generation",
+            {
+                f"{arm}_vs_{reference}"
+                for arm, references in {
+                    "steered": ("unsteered", "own_unsteered"),
+                    "online": ("unsteered", "own_unsteered"),
+                    "step": ("step", "own_step"),
+                }.items()
+                for reference in references
+            },
+        ),
     ],
 )
-def test_the_last_line_is_one_object_of_ratios(script: str, keys: set[str]) -> None:
-    found = subprocess.run(
-        [sys.executable, SCRIPTS / f"{script}.py", "--prompts=8", "--batch-size=4", "--repeats=2"],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    ratios = json.loads(found.stdout.splitlines()[-1])
-    assert set(ratios) == keys
-    assert all(0.1 < ratio < 10 for ratio in ratios.values())
+def test_the_last_line_is_one_object_of_ratios(
+    run: Run, script: str, keys: set[str], model: str, tmp_path: Path
+) -> None:
+    said = run(script, f"--model={model}", *SMALL, f"--peers={tmp_path}")
+    ratios = last_line(said)
+    assert set(ratios) == keys | OF_PEERS[script]
+    assert {name for name, ratio in ratios.items() if ratio is None} == OF_PEERS[script]
+    assert all(0.1 < ratio < 10 for ratio in ratios.values() if ratio is not None)
+    assert "left out: steering-vectors, repeng, nnsight" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("extraction", "steering-vectors reads 4 layers"),
+        ("generation", "steering-vectors parts from 'ours, gate per layer' in 0 of 4"),
+    ],
+)
+def test_a_peer_does_the_same_work(run: Run, script: str, told: str, tmp_path: Path) -> None:
+    stand_in(tmp_path, factor=1)
+    said = run(script, "--model=random:tiny", *SMALL, f"--peers={tmp_path}")
+    assert told in said
+    assert (last_line(said)[f"{script}_vs_steering_vectors"] or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("extraction", "steering-vectors read other vectors"),
+        ("generation", "steering-vectors wrote . replies otherwise than 'ours, gate per layer'"),
+        ("sweep", "steering-vectors wrote . of 8 replies otherwise than ours"),
+    ],
+)
+def test_a_peer_that_does_other_work_is_refused(run: Run, script: str, message: str, tmp_path: Path) -> None:
+    stand_in(tmp_path, factor=3)
+    small = SMALL_SWEEP if script == "sweep" else ("--model=random:tiny", *SMALL)
+    with pytest.raises(RuntimeError, match=message):
+        run(script, *small, f"--peers={tmp_path}")
+
+
+def test_large_shapes_are_told_as_a_table(run: Run) -> None:
+    said = run("large", "--shape=tiny", "--batch-sizes=1", "--repeats=1", "--prompts=4").splitlines()
+    assert [" ".join(line.split()[:3]) for line in said[3:]] == [
+        "generation, batch 1", "generation, batch 1", "generation, batch 1",
+        "extraction, batch 64", "extraction, batch 64", "32 settings, 2", "32 settings, 2",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_extraction_is_weighed_in_processes_of_its_own(run: Run) -> None:
+    ratios = last_line(run("extraction", "--memory"))
+    # Deterministic: what is held is the batch's, however many prompts and layers there are.
+    assert set(ratios) == {"with_4x_prompts", "with_4x_layers", "vs_forward"}
+    assert all(ratio is not None and 0.9 < ratio < 1.1 for ratio in ratios.values()), ratios
 
 
 @pytest.mark.parametrize("subject", ["--model=organism:finance", "--shape=tiny"])
@@ -70,26 +134,42 @@ def test_a_sweeps_cost_is_fitted_by_a_line(sweep: Sweep) -> None:
 
 
 def test_a_peer_that_breaks_says_how(sweep: Sweep, tmp_path: Path) -> None:
-    python = tmp_path / "nnsight" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text("#!/bin/sh\necho no such model >&2\nexit 3\n")
-    python.chmod(0o755)
+    environment(tmp_path / "nnsight", "echo no such model >&2\nexit 3\n")
     with pytest.raises(RuntimeError, match="nnsight ended with status 3:\nno such model"):
         sweep()
 
 
 @pytest.fixture
-def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Sweep:
-    """Runs sweep.py here, small and with no peers but those in the temporary folder; returns what it printed."""
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a script here, with these options; returns what it printed."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
 
-    def run(*options: str) -> str:
-        small = "--prompts=4 --settings=2 --batch-size=8 --repeats=1 --share=50".split()
-        monkeypatch.setattr(sys, "argv", ["sweep.py", *small, f"--peers={tmp_path}", *options])
-        runpy.run_path(str(SCRIPTS / "sweep.py"), run_name="__main__")
+    def run(script: str, *options: str) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *options])
+        runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def sweep(run: Run, tmp_path: Path) -> Sweep:
+    """Runs sweep.py, small and with no peers but those in the temporary folder."""
+    return lambda *options: run("sweep", *SMALL_SWEEP, f"--peers={tmp_path}", *options)
+
+
+def environment(folder: Path, script: str) -> None:
+    """What stands for a peer's Python."""
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n{script}")
+    python.chmod(0o755)
+
+
+def stand_in(environments: Path, *, factor: float) -> None:
+    """An environment with a steering-vectors whose shifts and vectors are so many times as long as they should be."""
+    settings = f"STAND_IN_FACTOR={factor} PYTHONPATH={Path(__file__).parent / 'stand_ins'}"
+    environment(environments / "steering-vectors", f'{settings} exec {sys.executable} "$@"')
 
 
 def last_line(said: str) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""The peers that `sweep.py` is compared with, each in an environment of its own, loaded once and then told when to run.
+"""The peers that benchmarks compare with, each in an environment of its own, loaded once and then told when to run.
 
 The trap: a peer that is started anew for every repeat is timed with cold caches.
 """
@@ -8,13 +8,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweep_grid import Grid
+from peers.worker import Task
+from torch import Tensor
 
-HERE = Path(__file__).parent / "peers"
-PEERS = ("steering-vectors", "nnsight")
+from workbench import SteeringPlan
+
+ENVIRONMENTS = Path(__file__).parents[1] / ".peers"
+PEERS = ("steering-vectors", "repeng", "nnsight")
 """nnsight stands for pyvene, too: both write the other arms' tokens, at speeds that did not differ when tried."""
 
 
@@ -23,11 +27,12 @@ class Peer:
 
     def __init__(self, name: str, environments: Path, task: Path) -> None:
         self.name, self.log = name, task / f"{name}.log"
-        script = HERE / f"{name.replace('-', '_')}_grid.py"
+        module = f"peers.{name.replace('-', '_')}_peer"
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [environments / name / "bin" / "python", script, task],
+                [(environments / name / "bin" / "python").absolute(), "-m", module, task],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=Path(__file__).parent,
             )  # fmt: skip
         self.batch_size: int = self._answer()["batch_size"]
 
@@ -40,6 +45,10 @@ class Peer:
     def replies(self) -> Sequence[tuple[int, ...]]:
         """The tokens of the grid that it wrote last."""
         return [tuple(row) for row in self.ask("replies")["replies"]]
+
+    def vectors(self) -> dict[int, list[float]]:
+        """The vectors that it read last, by layer."""
+        return {int(layer): vector for layer, vector in self.ask("vectors")["vectors"].items()}
 
     def close(self) -> None:
         """End it, whatever it is doing."""
@@ -56,15 +65,32 @@ class Peer:
         raise RuntimeError("\n".join([f"{self.name} ended with status {self.process.returncode}:", *last]))
 
 
+def directions_of(plan: SteeringPlan) -> Tensor:
+    """What one alpha adds at every layer of the model, in the plan's scale: peers know no scales."""
+    return replace(plan, layers=range(plan.vectors.space.n_layers), alpha=1.0).shift
+
+
+def installed(environments: Path, names: Sequence[str] = PEERS) -> list[str]:
+    """The peers whose environments are there; says which are not."""
+    there = [name for name in names if (environments / name).is_dir()]
+    if absent := [name for name in names if name not in there]:
+        print(f"left out: {', '.join(absent)} (make benchmark-peers installs them)")
+    return there
+
+
 @contextmanager
-def peers_on(grid: Grid, environments: Path, names: Sequence[str]) -> Iterator[list[Peer]]:
-    """These peers, from their environments, loaded and warm, with this grid before them."""
+def peers_on(
+    task: Task, directions: Tensor | None, environments: Path, names: Sequence[str]
+) -> Iterator[list[Peer]]:
+    """These peers, from their environments, loaded and warm, with this task before them."""
     with tempfile.TemporaryDirectory() as folder:
-        grid.save(Path(folder))
+        task.save(Path(folder), directions)
         running: list[Peer] = []
         try:
             # One after the other: each finds its batch size before the next one starts.
-            running.extend(Peer(name, environments, Path(folder)) for name in names)
+            for name in names:
+                running.append(Peer(name, environments, Path(folder)))
+                print(f"{name} runs in batches of {running[-1].batch_size}")
             yield running
         finally:
             for peer in running:
