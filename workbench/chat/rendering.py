@@ -88,10 +88,10 @@ def tokenize(
     Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the
     reply.
     """
-    rows = []
-    for prompt in prompts:
-        # The template has written BOS and every other special token already.
-        ids = tokenizer(render(tokenizer, prompt, system), add_special_tokens=False)["input_ids"]
+    texts = [render(tokenizer, prompt, system) for prompt in prompts]
+    # One call for all costs less than one for each. The template has written BOS and every other special token.
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    for prompt, ids in zip(prompts, rows, strict=True):
         if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
             raise ValueError(
                 f"prompt {prompt.source!r} begins with {tokenizer.bos_token!r} twice: take one out of the chat "
@@ -103,7 +103,6 @@ def tokenize(
                 f"the context holds {context_length}: shorten the prompt"
                 + (" or lower max_new_tokens" if reserve > 1 else "")
             )
-        rows.append(ids)
     return rows
 
 
