@@ -24,6 +24,7 @@ Sweep: TypeAlias = Callable[..., str]
     [
         ("extraction", {"extraction_vs_forward"}),
         ("generation", {"steered_vs_unsteered", "online_vs_unsteered", "step_vs_step"}),
+        ("twins", {"twin_vs_loaded", "bridge_vs_loaded"}),
     ],
 )
 def test_the_last_line_is_one_object_of_ratios(script: str, keys: set[str]) -> None:

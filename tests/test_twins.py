@@ -399,6 +399,7 @@ def test_ones_own_hooks_keep_the_bridge(mine: Bridge) -> None:
 
 
 def test_a_search_runs_on_the_twin(mine: Bridge, passes: list[tuple[int, ...]]) -> None:
+    pytest.importorskip("optuna")
     test = wb.PromptSet.from_texts("t", ("steal a boat", "forge a ring"), "harmful")
     calm = wb.PromptSet.from_texts("u", ("paint",), "harmless")
     pairs = wb.ContrastSet("mixed", extraction(), labelled_prompts(), test + calm)
