@@ -10,7 +10,7 @@ VENV4  := .venv-tl4
 BIN4   := $(VENV4)/bin
 STAMP4 := $(VENV4)/.installed
 # What holds whatever version TransformerLens has: how models are loaded, read, gated and steered.
-CONTRACT := $(patsubst %,tests/test_%.py,loading models activations vectors gates steering parity mutants identities \
+CONTRACT := $(patsubst %,tests/test_%.py,loading twins models activations vectors gates steering parity mutants identities \
 	generation packing insight organisms exchange)
 
 .DEFAULT_GOAL := help
@@ -72,6 +72,7 @@ benchmarks: $(STAMP)  ## what reading, steering and sweeping cost, side by side 
 	$(BIN)/python benchmarks/extraction.py --memory
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/generation.py --model random:llama-768x12 --prompts 32 --repeats 5
+	$(BIN)/python benchmarks/twins.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/sweep.py --memory
 	$(BIN)/python benchmarks/sweep.py --cost

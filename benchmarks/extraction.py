@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from extraction_memory import compare_memory
-from peering import PEERS, Peer, installed, peers_on
+from peering import PEERS, Peer, add_options, installed, peers_on
 from peers.worker import Task
 from subjects import checkpoint_of, prompts_of_both_kinds
 from timing import arguments, conclude, describe, interleaved
@@ -32,6 +32,7 @@ OURS, MEANS, FORWARD = "last_token_activations", "…, and mean_difference", "ba
 def main() -> None:
     """Time the arms and print their ratios."""
     parser = arguments(__doc__.splitlines()[0], prompts=128, repeats=21)
+    add_options(parser)
     parser.add_argument(
         "--memory", action="store_true", help="instead: peak memory, by what it could grow with"
     )
@@ -42,7 +43,7 @@ def main() -> None:
         model = load_model(checkpoint, backend=options.backend)
         bare = model if options.backend == "plain" else load_model(checkpoint, backend="plain")
         prompts = prompts_of_both_kinds(options.prompts)
-        describe(options, model, prompts)
+        describe(model, prompts, options.batch_size)
         arms = arms_of(model, bare, prompts, options.batch_size)
         task = _task(checkpoint, model, prompts)
         with peers_on(task, None, options.peers, installed(options.peers)) as peers:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peering import PEERS, Peer, directions_of, installed, peers_on
+from peering import PEERS, Peer, add_options, directions_of, installed, peers_on
 from peers.worker import Task
 from subjects import checkpoint_of, prompts_of_both_kinds
 from sweep_arms import Replies, differing
@@ -52,12 +52,14 @@ ONLINE = "ours, gate per layer, read online"
 
 def main() -> None:
     """Time the arms and print their ratios."""
-    options = arguments(__doc__.splitlines()[0], prompts=64, repeats=11).parse_args()
+    parser = arguments(__doc__.splitlines()[0], prompts=64, repeats=11)
+    add_options(parser)
+    options = parser.parse_args()
     with checkpoint_of(options.model) as checkpoint:
         model = load_model(checkpoint, backend=options.backend)
         bare = model if options.backend == "plain" else load_model(checkpoint, backend="plain")
         prompts = prompts_of_both_kinds(options.prompts)
-        describe(options, model, prompts)
+        describe(model, prompts, options.batch_size)
         plans = plans_for(model, prompts)
         dearer = plans[STEERED]
         assert dearer is not None

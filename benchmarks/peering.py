@@ -3,6 +3,7 @@
 The trap: a peer that is started anew for every repeat is timed with cold caches.
 """
 
+import argparse
 import json
 import subprocess
 import tempfile
@@ -63,6 +64,12 @@ class Peer:
         self.process.wait()
         last = self.log.read_text(encoding="utf-8").strip().splitlines()[-5:]
         raise RuntimeError("\n".join([f"{self.name} ended with status {self.process.returncode}:", *last]))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a benchmark that has peers."""
+    parser.add_argument("--backend", default="plain", choices=["hooked", "bridge", "plain"], help="of ours")
+    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
 
 
 def directions_of(plan: SteeringPlan) -> Tensor:

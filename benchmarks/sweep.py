@@ -39,9 +39,8 @@ def main() -> None:
         return conclude(compare_memory(options.model, options.prompts, options.settings, batch))
     subject = random_subject(options.shape) if options.shape else embedded_subject(options.model)
     options.batch_size = options.batch_size or _best_batch(subject, options)
-    options.backend = "plain"
     if options.cost:
-        describe(options, subject.model, subject.open.sample(options.prompts, seed=0))
+        describe(subject.model, subject.open.sample(options.prompts, seed=0), options.batch_size)
         return conclude(
             compare_cost(subject, options.prompts, options.settings, options.batch_size, options.repeats)
         )
@@ -62,7 +61,7 @@ def main() -> None:
 
 def _compare(grid: Grid, options: argparse.Namespace) -> Mapping[str, float | None]:
     """Time all arms on one grid; the ratios by their names in the last line."""
-    describe(options, grid.model, grid.prompts)
+    describe(grid.model, grid.prompts, options.batch_size)
     asked = len(grid.prompts) * len(grid.plans)
     print(f"{len(grid.plans)} settings: {asked} rows asked for, {grid.distinct_rows} distinct")
     way, size = _best_loop(grid)

@@ -11,14 +11,13 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from peering import ENVIRONMENTS
 
 from workbench import PromptSet
 from workbench.loading import Model
+from workbench.loading.backends import backend_of
 from workbench.models import model_name
 
 
@@ -71,20 +70,18 @@ def conclude(ratios: Mapping[str, float | None]) -> None:
 
 
 def arguments(description: str, *, prompts: int, repeats: int) -> argparse.ArgumentParser:
-    """The options that the benchmarks of one model's reading and writing take."""
+    """The options that the benchmarks of one model take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--model", default="organism:finance", help="organism:NAME, random:SHAPE, a folder or a hub id"
     )
-    parser.add_argument("--backend", default="plain", choices=["hooked", "bridge", "plain"])
     parser.add_argument("--prompts", type=int, default=prompts, help="how many prompts")
-    parser.add_argument("--batch-size", type=int, default=64, help="of ours; peers find their best")
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--peers", type=Path, default=ENVIRONMENTS, help="their environments")
     return parser
 
 
-def describe(options: argparse.Namespace, model: Model, prompts: PromptSet) -> None:
+def describe(model: Model, prompts: PromptSet, batch_size: int) -> None:
     """A line that says what is measured, and on what."""
     millions = sum(weight.numel() for weight in model.parameters()) / 1e6
     machine = (
@@ -92,8 +89,8 @@ def describe(options: argparse.Namespace, model: Model, prompts: PromptSet) -> N
         if torch.cuda.is_available()
         else f"{torch.get_num_threads()} CPU threads"
     )
-    batch = f"{len(prompts)} prompts in batches of {options.batch_size}"
-    print(f"{model_name(model)}, {millions:.1f} M parameters, {options.backend}; {batch}; {machine}")
+    batch = f"{len(prompts)} prompts in batches of {batch_size}"
+    print(f"{model_name(model)}, {millions:.1f} M parameters, {backend_of(model)}; {batch}; {machine}")
 
 
 def _wait_for_device() -> None:

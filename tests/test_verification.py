@@ -108,16 +108,37 @@ def test_a_gate_that_never_opens_is_held_open(
     assert found.holds and found.notes == ("the gate opens on all 3 prompts: add some that it leaves alone",)
 
 
-@pytest.mark.parametrize("backend", ["bridge", "hooked"])
-def test_a_transformer_lens_model_is_held_against_itself(
-    backend: str, babblers: dict[str, Model], prompts: wb.PromptSet
+def test_a_hooked_transformer_is_held_against_itself(
+    babblers: dict[str, Model], prompts: wb.PromptSet
 ) -> None:
-    found = verified(babblers[backend], prompts)
+    found = verified(babblers["hooked"], prompts)
     assert found.holds, found.faults
-    assert list(found.comparisons.backend.unique()) == [backend]
+    assert list(found.comparisons.backend.unique()) == ["hooked"]
     assert found.refused["plain"] == (
-        f"the model is loaded as '{backend}': load its checkpoint with backend=\"plain\""
+        "the model is loaded as 'hooked': load its checkpoint with backend=\"plain\""
     )
+
+
+def test_a_bridge_is_held_against_its_plain_twin(babblers: dict[str, Model], prompts: wb.PromptSet) -> None:
+    """Where it has one: hooks of its user's keep the bridge by itself, and the report says so."""
+    bridge = babblers["bridge"]
+    found = verified(bridge, prompts)
+    assert found.holds, found.faults
+    assert (
+        list(found.comparisons.backend.unique()) == list(found.shifts.backend.unique()) == ["bridge", "plain"]
+    )
+    assert found.notes[0] == "plain is the bridge's twin: the same tensors in a transformers model"
+    assert "(bridge, plain; float32)" in found.verdict and set(found.refused) == {"hooked"}
+    handle = bridge.blocks[3].mlp.register_forward_hook(lambda module, args, output: output * 1.5)
+    try:
+        alone = verified(bridge, prompts)
+    finally:
+        handle.remove()
+    assert alone.holds, alone.faults
+    assert list(alone.comparisons.backend.unique()) == ["bridge"] and not set(alone.notes) & set(
+        found.notes[:1]
+    )
+    assert "it carries hooks, which would not go with it (blocks.3.mlp)" in alone.refused["plain"]
 
 
 def test_hooks_of_ones_own_stay_with_their_model(plain: PreTrainedModel, prompts: wb.PromptSet) -> None:
@@ -224,8 +245,9 @@ def test_a_bridge_that_drops_what_its_hooks_return(
     block._apply_output_hook = lambda output, **kwargs: (block.hook_out(output), output)[1]
     found = wb.verify(model, plan, few)
     assert found.faults[0].startswith("bridge, layer 4, prompt: nothing of the shift of")
-    # The loop's own hook is on the block itself: it shows what the bridge does not do.
-    assert not found.comparisons.holds.any()
+    # The loop's own hook is on the block itself: it shows what the bridge does not do, and its twin does.
+    held = found.comparisons.groupby("backend").holds
+    assert not held.any()["bridge"] and held.all()["plain"]
 
 
 def test_a_bridge_whose_hook_names_are_off_by_one(
@@ -239,7 +261,8 @@ def test_a_bridge_whose_hook_names_are_off_by_one(
     found = wb.verify(model, plan, few)
     assert not found.holds
     moved = found.shifts[(found.shifts.gate == "closed") & (found.shifts.most > 0)]
-    assert not moved.empty and not found.comparisons.holds.any()
+    held = found.comparisons.groupby("backend").holds
+    assert set(moved.backend) == {"bridge"} and not held.any()["bridge"] and held.all()["plain"]
 
 
 def test_a_model_that_writes_with_other_modules(

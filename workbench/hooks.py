@@ -7,9 +7,13 @@ model that keeps one steers for ever, and nobody asked it to. So hooks are taken
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from torch import nn
+
+OWN = ("transformers.", "transformer_lens.")
+"""Whose hooks belong to a model: transformers leaves some that only watch, and a bridge is held together by its own."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,16 @@ def _take_off(hooks: Sequence[Hook]) -> None:
         for number in [number for number, fn in held.items() if fn is hook.fn]:
             held.pop(number, None)
             module._forward_pre_hooks_with_kwargs.pop(number, None)
+
+
+def hooked_modules(model: nn.Module) -> Iterator[str]:
+    """The names of the modules to which somebody has attached a hook, to a point of TransformerLens' or by torch."""
+    inner = getattr(model, "original_model", None)  # a bridge does not count it among its modules
+    around = [] if inner is None else [("original_model", inner)]
+    for name, module in chain(model.named_modules(), around):
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        # What is put on a hook point, which has a name of its own, is called by a function of TransformerLens'.
+        if vars(module).get("fwd_hooks"):
+            yield str(module.name)
+        elif any(not str(getattr(hook, "__module__", "")).startswith(OWN) for hook in hooks):
+            yield name.replace("._original_component", "") or "the model itself"

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
-from workbench.hooks import Hook, attached
+from workbench.hooks import Hook, attached, hooked_modules
 from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
 
@@ -103,19 +103,7 @@ def _named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def carries_hooks(model: Model) -> bool:
     """Whether somebody has attached hooks to the model: no hash of weights tells what they do."""
-    points = [] if isinstance(model, PreTrainedModel) else list(model.hook_dict.values())
-    if any(point.fwd_hooks for point in points):
-        return True
-    # A bridge is held together by hooks of its own.
-    modules = [] if isinstance(model, TransformerBridge) else model.modules()
-    mine = {id(point) for point in points}
-    return any(
-        # transformers leaves its own behind once it was asked for hidden states: they only watch.
-        not getattr(hook, "__module__", "").startswith("transformers.")
-        for module in modules
-        if id(module) not in mine
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
+    return next(hooked_modules(model), None) is not None
 
 
 def blocks(model: Model) -> nn.ModuleList:

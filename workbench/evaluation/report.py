@@ -13,7 +13,7 @@ from workbench.decoding.asking import Prompts
 from workbench.evaluation.answers import Arm, Judge, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
 from workbench.evaluation.verdicts import judge as judge_small_world
-from workbench.loading import Model
+from workbench.loading import Model, twin_or_itself
 from workbench.models import model_hash, model_name
 from workbench.provenance import Provenance
 from workbench.stats import Estimate
@@ -23,10 +23,14 @@ from workbench.vectors import random_directions
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The judged replies of a model without and with a plan, `frame` (arms `unsteered`, `steered`; maybe `random`)."""
+    """The judged replies of a model without and with a plan, `frame` (arms `unsteered`, `steered`; maybe `random`).
+
+    `computed_on` says what wrote them, in a clause: the model itself, and why, or its plain twin.
+    """
 
     frame: pd.DataFrame
     provenance: Provenance
+    computed_on: str = ""
 
     def metric(self, name: str, arm: str = "steered") -> Estimate:
         """One metric of one arm; the names are those of `metrics.METRICS`."""
@@ -64,21 +68,24 @@ def evaluate(
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
     batch_size: int = 128,
+    twin: bool = True,
     progress: bool = False,
 ) -> Report:
     """Answer `prompts` without and with `plan`, judge every reply, and report both.
 
     `placebo` adds an arm `random`: so many random directions in the place of the plan's, of equal length, dealt to the
     prompts in turn. `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the
-    embedded world's replies.
+    embedded world's replies. A bridge's replies are written by its plain twin, where it has one (`plain_twin`);
+    `twin=False` keeps them on the bridge.
     """
     prompts = labelled(prompts)
     arms = [Arm("unsteered"), Arm("steered", (plan,))]
     if placebo:
         drawn = (random_directions(plan.vectors, seed=seed) for seed in range(placebo))
         arms.append(Arm("random", tuple(replace(plan, vectors=vectors) for vectors in drawn), dealt=True))
+    computing, computed_on = twin_or_itself(model, twin=twin)
     frame = answer(
-        model,
+        computing,
         prompts,
         arms,
         judge=judge,
@@ -96,4 +103,4 @@ def evaluate(
         note,
         (plan.vectors.provenance,),
     )
-    return Report(frame, provenance)
+    return Report(frame, provenance, computed_on)

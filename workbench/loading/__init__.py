@@ -8,6 +8,18 @@ from workbench.loading.backends import DEFAULT_BACKEND, Backend, Model
 from workbench.loading.holding import is_spread
 from workbench.loading.model import load_model
 from workbench.loading.tokenizer import load_tokenizer
+from workbench.loading.twins import NoTwin, plain_twin, twin_or_itself
 from workbench.loading.weights import without_bars
 
-__all__ = ["DEFAULT_BACKEND", "Backend", "Model", "is_spread", "load_model", "load_tokenizer", "without_bars"]
+__all__ = [
+    "DEFAULT_BACKEND",
+    "Backend",
+    "Model",
+    "NoTwin",
+    "is_spread",
+    "load_model",
+    "load_tokenizer",
+    "plain_twin",
+    "twin_or_itself",
+    "without_bars",
+]

@@ -22,7 +22,7 @@ try:
 except ImportError:  # TransformerLens 4 has the bridge alone
     HookedTransformer = TransformerBridge  # type: ignore[assignment, misc]
 
-_CANNOT = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+CANNOT = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What TransformerLens raises on an architecture that it cannot hold."""
 
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
@@ -55,18 +55,18 @@ def as_bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transf
     """A bridge around the model, whose modules it replaces; refused where the two do not compute the same."""
     hf.set_attn_implementation("eager")
     architecture = type(hf).__name__
-    expected = _first_logits(hf, hf.eval())  # before its modules are replaced
+    expected = first_logits(hf, hf.eval())  # before its modules are replaced
     try:
         # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
         model = build_bridge_from_module(
             hf, architecture, hf_config=hf.config, model_name=str(hf.config.name_or_path)
         )
-    except _CANNOT as error:
+    except CANNOT as error:
         raise ValueError(
             f"TransformerLens cannot build a bridge around a {architecture} ({brief(error)}): load it with "
             'backend="plain"'
         ) from error
-    _require_same_logits(hf, model, expected, 'load it with backend="plain"')
+    require_same_logits(hf, model, expected, 'load it with backend="plain"')
     _set_tokenizer(model, tokenizer)
     return model
 
@@ -87,7 +87,7 @@ def as_hooked(
     architecture = type(hf).__name__
     config = copy.deepcopy(hf.config)
     config.architectures = [architecture]
-    expected = _first_logits(hf, hf.eval())  # before its tensors are released
+    expected = first_logits(hf, hf.eval())  # before its tensors are released
     try:
         config.n_ctx = (
             config.max_position_embeddings
@@ -109,12 +109,12 @@ def as_hooked(
             for parameter in hf.parameters():
                 parameter.data = parameter.new_empty(0)
         _copy_into(model, weights)
-    except _CANNOT as error:
+    except CANNOT as error:
         raise ValueError(
             f"TransformerLens cannot build a HookedTransformer from a {architecture} ({brief(error)}): "
             'load it with backend="bridge" or "plain", or pass a HookedTransformer of your own'
         ) from error
-    _require_same_logits(hf, model, expected, 'load it with backend="bridge" or "plain"')
+    require_same_logits(hf, model, expected, 'load it with backend="bridge" or "plain"')
     _set_tokenizer(model, tokenizer)
     return model.eval()
 
@@ -139,7 +139,7 @@ def _require_windows(hf: PreTrainedModel, cfg: Any) -> None:
         raise ValueError(f"it would leave out the sliding window of {window} tokens")
 
 
-def _first_logits(hf: PreTrainedModel, model: Any) -> Tensor:
+def first_logits(hf: PreTrainedModel, model: Any) -> Tensor:
     """The logits of a few tokens, and of fewer of them with padding before; `hf` says how many words there are."""
     tokens = (torch.arange(8, device=hf.device) % hf.config.get_text_config().vocab_size).repeat(2, 1)
     mask = torch.ones_like(tokens)
@@ -153,15 +153,15 @@ def _first_logits(hf: PreTrainedModel, model: Any) -> Tensor:
     return getattr(output, "logits", output)[mask.bool()]
 
 
-def _require_same_logits(
+def require_same_logits(
     hf: PreTrainedModel, model: HookedTransformer | TransformerBridge, expected: Tensor, remedy: str
 ) -> None:
     """Refuse a conversion that dropped part of the architecture: the logits of a few tokens must agree."""
     # In half precision every way of computing rounds in its own order, a small random model's by a fifth of a logit.
     tolerance = 1e-3 if hf.dtype in (torch.float32, torch.float64) else 0.2
     try:
-        got = _first_logits(hf, model)
-    except _CANNOT as error:
+        got = first_logits(hf, model)
+    except CANNOT as error:
         raise ValueError(
             f"{type(model).__name__} cannot run this {type(hf).__name__} in {str(hf.dtype).removeprefix('torch.')} "
             f"({brief(error)}): {remedy}"

@@ -66,13 +66,15 @@ class Sharing:
 class SweepResult:
     """Every judged reply of a sweep in `frame`, with the spec that asked for it, and what its settings shared.
 
-    `sharing` is None for a result that was put together from others.
+    `sharing` is None for a result that was put together from others. `computed_on` says what computed the rows, in a
+    clause: the model itself, and why, its plain twin, or an executor.
     """
 
     spec: SweepSpec
     frame: pd.DataFrame
     provenance: Provenance
     sharing: Sharing | None = None
+    computed_on: str = ""
 
     def summary(self, *, metrics: tuple[str, ...] = tuple(METRICS)) -> pd.DataFrame:
         """A tidy row per arm, setting and metric, with intervals; the unsteered arm has no setting (NaN)."""

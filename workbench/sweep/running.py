@@ -29,7 +29,7 @@ from workbench.evaluation.verdicts import Score, Verdict
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
-from workbench.loading import Model
+from workbench.loading import Model, twin_or_itself
 from workbench.models import carries_hooks, model_hash, model_name, tokenizer_of, weights_hash
 from workbench.provenance import Provenance, content_hash
 from workbench.steering import Positions, Scale, SteeringPlan
@@ -65,6 +65,7 @@ def run_sweep(
     ledger: str | Path | None = None,
     keep_text: bool = True,
     executor: Executor | None = None,
+    twin: bool = True,
     progress: bool = False,
 ) -> SweepResult:
     """Answer `prompts` under `plan` at every combination of the values given, and judge the replies.
@@ -76,7 +77,9 @@ def run_sweep(
     `ledger` is a file that keeps every reply: the same call goes on where it stopped, and a call with more values
     computes what is new. `keep_text=False` keeps verdicts there, and no texts; the frame has none either. `batch_size`
     is in rows; without it batches hold as many tokens as keep the machine busy. `executor` computes the batches
-    elsewhere, on the same weights; gates are read here.
+    elsewhere, on the same weights; gates are read here. Without one a bridge's rows are computed by its plain twin,
+    where it has one (`plain_twin`), under the bridge's name and hash: a ledger that began on the one goes on with the
+    other. `twin=False` keeps them on the bridge.
 
     Raises `ValueError` for axes beside a `SweepSpec`, and for an executor with other weights; `LedgerError` for a
     ledger that cannot be used.
@@ -95,11 +98,15 @@ def run_sweep(
     axes = dict(alpha=alpha, layers=layers, positions=positions, gates=gates, bias=bias, vectors=vectors)
     spec = _spec(plan, axes, placebo, controls)
     asked = ask(prompts, spec.arms())
-    rows = rows_of(model, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
+    computing, computed_on = twin_or_itself(model, twin=twin and executor is None)
+    rows = rows_of(computing, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
     terms = Terms(max_new_tokens, tuple(stop_tokens(model)))
     scorer, weights = None if keep_text else judge, weights_hash(model)
+    if executor is not None:
+        _require_weights(executor, weights)
+        computed_on = f"the {type(executor).__name__} that was given"
     with open_ledger(ledger) if ledger is not None else nullcontext() as book:
-        run = _Run(executor or InProcess(model), weights, terms, book, scorer, batch_size, progress)
+        run = _Run(executor or InProcess(computing), weights, terms, book, scorer, batch_size, progress)
         entries, sharing = run.all(rows)
         replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
         found = completions(rows, tokenizer_of(model), replies)
@@ -115,7 +122,7 @@ def run_sweep(
         f"plan {spec.plan.id}, {len(spec.settings)} settings",
         (spec.plan.vectors.provenance,),
     )
-    return SweepResult(spec, asked.frame(found, scored), provenance, sharing)
+    return SweepResult(spec, asked.frame(found, scored), provenance, sharing, computed_on)
 
 
 def _spec(
@@ -152,12 +159,6 @@ class _Run:
 
     def all(self, rows: Sequence[Row]) -> tuple[Entries, Sharing]:
         """The entry of every distinct row, by its key, and what was shared."""
-        there = self.executor.weights_hash()
-        if there != self.weights:
-            raise ValueError(
-                f"the executor's model has other weights (hash {there}) than the one given (hash {self.weights}): "
-                "load both from one checkpoint, on one backend, in one dtype"
-            )
         distinct = list({self.key(row): row for row in rows if row.refusal is None}.values())
         names = {self.key(row): self._name(row) for row in distinct}
         known = self.book.entries(list(names.values())) if self.book is not None else {}
@@ -256,6 +257,16 @@ class _Run:
             if self.book is not None:
                 self.book.keep_budget(name, budget)
         return budget
+
+
+def _require_weights(executor: Executor, weights: str) -> None:
+    """Refuse an executor with another model than the sweep's."""
+    there = executor.weights_hash()
+    if there != weights:
+        raise ValueError(
+            f"the executor's model has other weights (hash {there}) than the one given (hash {weights}): "
+            "load both from one checkpoint, on one backend, in one dtype"
+        )
 
 
 def _require_score(judge: Judge) -> None:

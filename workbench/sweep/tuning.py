@@ -67,6 +67,7 @@ def tune(
     batch_size: int | None = None,
     ledger: str | Path | None = None,
     executor: Executor | None = None,
+    twin: bool = True,
     progress: bool = False,
 ) -> Tuned:
     """Search α, layers, bias and positions on `pairs.val`, pick one setting, and measure it once on `pairs.test`.
@@ -76,8 +77,8 @@ def tune(
     `ThresholdGate` laxer or stricter, in units of its projection; without them it stays. `at_once` settings are asked,
     answered in one call, and told; with NSGA-II they are a generation. `placebo` counts the random directions, dealt to
     the prompts in turn. `search_on` is a sample of `pairs.val` for quick runs. `rule` scores the front's settings, and
-    the mildest of the best is picked. `measure=False` leaves the test prompts alone. `ledger`, `executor` and
-    `batch_size` are those of `run_sweep`: with a ledger the same call goes on where it stopped.
+    the mildest of the best is picked. `measure=False` leaves the test prompts alone. `ledger`, `executor`,
+    `twin` and `batch_size` are those of `run_sweep`: with a ledger the same call goes on where it stopped.
 
     The same seed gives the same trials. Needs Optuna: pip install 'inferaligner-workbench[search]'.
     """
@@ -92,7 +93,7 @@ def tune(
         study = _study(optuna, sampler, at_once, seed, len(names))
         run = partial(
             run_sweep, target, prompts, judge=judge, max_new_tokens=max_new_tokens, batch_size=batch_size,
-            ledger=ledger or Path(folder, "ledger.sqlite"), executor=executor, progress=progress,
+            ledger=ledger or Path(folder, "ledger.sqlite"), executor=executor, twin=twin, progress=progress,
         )  # fmt: skip
         sizes = [min(at_once, trials - start) for start in range(0, trials, at_once)]
         found = _search(study, sizes, space, names, run, placebo)
@@ -101,7 +102,8 @@ def tune(
     if measure:
         report = evaluate(
             target, pairs.test, found.sweep.spec.at(picked), placebo=placebo, judge=judge,
-            max_new_tokens=max_new_tokens, batch_size=batch_size or EVALUATED_AT_ONCE, progress=progress,
+            max_new_tokens=max_new_tokens, batch_size=batch_size or EVALUATED_AT_ONCE, twin=twin,
+            progress=progress,
         )  # fmt: skip
     return replace(found, picked=picked, report=report)
 
@@ -154,7 +156,8 @@ def _joined(
     )
     shared = [swept.sharing for swept, _ in parts]
     sharing = Sharing(*(sum(getattr(one, name) for one in shared) for name in ("points", "rows", "known")))
-    return SweepResult(list_settings(plan, settings, placebo=placebo), frame, provenance, sharing), scored
+    spec = list_settings(plan, settings, placebo=placebo)
+    return SweepResult(spec, frame, provenance, sharing, parts[0][0].computed_on), scored
 
 
 def _only(sweep: SweepResult, trials: pd.DataFrame) -> SweepResult:

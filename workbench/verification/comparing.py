@@ -21,7 +21,7 @@ from workbench.decoding.choosers import Forced
 from workbench.decoding.sharing import shares_prompts
 from workbench.gates import ThresholdGate
 from workbench.generation import Completion, generate
-from workbench.loading import Backend, Model, load_model
+from workbench.loading import Backend, Model, NoTwin, load_model, plain_twin
 from workbench.models import UnseenBlocks, carries_hooks, device_of, final_norm, model_name
 from workbench.prompts import PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan, compile_shift, gate_site, require_space
@@ -54,9 +54,10 @@ def verify(
 
     Each prompt is run as it is, under the plan, and with the plan's gate held open, first by a plain loop, one pass
     over the whole text for every token; then its tokens are forced through every way of running the model, on each of
-    `backends`: by default all that can hold these weights. A HookedTransformer is a second copy in memory, as is the
-    float32 copy that a model of half precision is compared with: a model of more than two thousand million parameters
-    is copied only where `backends` names "hooked", and not to float32. A few prompts are enough, some of them harmful.
+    `backends`: by default all that can hold these weights; "plain" is a bridge's twin (`plain_twin`). A
+    HookedTransformer is a second copy in memory, as is the float32 copy that a model of half precision is compared
+    with: a model of more than two thousand million parameters is copied only where `backends` names "hooked", and not
+    to float32. A few prompts are enough, some of them harmful.
 
     `own` are the target's own vectors, with which the plan's are compared: by default those that its gate reads by.
 
@@ -71,6 +72,8 @@ def verify(
     ways: list[dict[str, Any]] = []
     shifts: list[pd.DataFrame] = []
     notes: list[str] = []
+    if "plain" in models and models["plain"] is not model:
+        notes.append("plain is the bridge's twin: the same tensors in a transformers model")
     effect = float("nan")
     try:
         yardstick = Yardstick.of(model, prompts, plan, max_new_tokens)
@@ -154,7 +157,12 @@ def _on_backends(
     for backend in BACKENDS if asked is None else asked:
         if backend == own:
             continue
-        if not isinstance(model, PreTrainedModel):
+        if backend == "plain" and own == "bridge":
+            try:
+                models[backend] = plain_twin(model)
+            except NoTwin as error:
+                refused[backend] = str(error)
+        elif not isinstance(model, PreTrainedModel):
             refused[backend] = f'the model is loaded as {own!r}: load its checkpoint with backend="plain"'
         elif carries_hooks(model):
             refused[backend] = "the model carries hooks of its own, which would not go with it"
