@@ -256,6 +256,20 @@ def test_hooks_that_transformers_leaves_are_nobodys(checkpoints: dict[str, Path]
         assert carries_hooks(model)
 
 
+@pytest.mark.parametrize(("part", "named"), [("", "the model"), ("model.layers.2", "model.layers.2")])
+def test_a_compiled_model_would_call_no_hook_and_is_refused(
+    checkpoints: dict[str, Path], prompts: PromptSet, part: str, named: str
+):
+    model = load_model(checkpoints["llama"], backend="plain")
+    vectors = mean_difference(last_token_activations(model, prompts))
+    plan = SteeringPlan(vectors, gate=AlwaysOpen(), layers=[2], alpha=1.0, scale="residual")
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(ValueError, match=f"^{named} of 'tiny-llama' was compiled by .compile"):
+        generate(model, prompts, plan, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"not called: steer a model that is not compiled$"):
+        last_token_activations(model, prompts)
+
+
 def test_the_body_leaves_the_head_alone(model: Model, batch: EncodedBatch):
     head = transformers_model(model).lm_head if transformers_model(model) else model.unembed
     handle = head.register_forward_hook(lambda *args: pytest.fail("the LM head ran"))

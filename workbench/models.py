@@ -187,9 +187,10 @@ def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> It
 
     What a function returns takes the residual's place; None leaves it. `resid_mid` can be changed on a
     HookedTransformer only: elsewhere the hook sits on the norm that reads it. Hooks of your own stay; these
-    go, whatever happens inside.
+    go, whatever happens inside. A model that was compiled in place is refused.
     """
     _require_site(site)
+    _require_uncompiled(model)
     for layer in fns:
         if not 0 <= layer < n_layers(model):
             raise ValueError(
@@ -240,6 +241,16 @@ def _lens_config(model: Model) -> Any:
 def _require_site(site: str) -> None:
     if site not in SITES:
         raise ValueError(f"got site {site!r}, expected one of {', '.join(SITES)}")
+
+
+def _require_uncompiled(model: Model) -> None:
+    """Refuse a model that was compiled in place: it calls the hooks that it had then, and no other, without a word."""
+    for name, module in model.named_modules():
+        if module._compiled_call_impl is not None:
+            raise ValueError(
+                f"{name or 'the model'} of {model_name(model)!r} was compiled by .compile(), and hooks that are set "
+                "after that are not called: steer a model that is not compiled"
+            )
 
 
 def _processing(model: Model) -> str:
