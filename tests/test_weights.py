@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_config, small_tokenizer
+from conftest import put_on_hub, small_config, small_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -305,25 +305,6 @@ def test_the_hub_is_not_asked_to_convert_pickled_weights(
 
 
 # From the hub's cache
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub."""
-    cache = tmp_path / "hub"
-    cache.mkdir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
-    return cache
-
-
-def put_on_hub(cache: Path, name: str, folder: Path, ref: str = "main") -> Path:
-    """The folder as a download of `name` at `ref` would lie in the cache; gives back its snapshot."""
-    repository = cache / f"models--{name.replace('/', '--')}"
-    commit = f"{len(list(repository.glob('refs/*'))) + 1:040x}"
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / ref).write_text(commit)
-    return shutil.copytree(folder, repository / "snapshots" / commit)
 
 
 def test_a_hub_id_has_revisions(checkpoints: dict[str, Path], hub: Path):
