@@ -164,6 +164,11 @@ def context_length(model: Model) -> int:
     return int(getattr(hf.config.get_text_config(), "max_position_embeddings", unlimited))
 
 
+def has_running_state(model: Model) -> bool:
+    """Whether a text leaves more behind in the model than keys and values: a state, which padding may move, too."""
+    return bool(getattr(transformers_model(model), "_is_stateful", False))
+
+
 def space_of(model: Model, site: str = "resid_post") -> Space:
     """The space of the model's activations at a site."""
     _require_site(site)
@@ -290,7 +295,7 @@ def _hook_of(block: nn.Module, site: str, fn: ResidualFn) -> Hook:
         return None if changed is None else (changed, *args[1:])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if isinstance(output, Tensor):
             return fn(output)
         changed = fn(output[0])
         return None if changed is None else (changed, *output[1:])
