@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
-from workbench.hooks import Hook, attached
+from workbench.hooks import Hook, attached, on_points
 from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
 
@@ -222,7 +222,7 @@ def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> It
     for name, _ in hooks:
         if name not in model.hook_dict:
             raise ValueError(f"{model_name(model)!r} has no hook {name!r}: use resid_pre or resid_post")
-    with model.hooks(fwd_hooks=hooks):
+    with on_points(model, hooks):
         yield
 
 
