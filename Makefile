@@ -10,8 +10,9 @@ VENV4  := .venv-tl4
 BIN4   := $(VENV4)/bin
 STAMP4 := $(VENV4)/.installed
 # What holds whatever version TransformerLens has: how models are loaded, read, gated and steered.
-CONTRACT := $(patsubst %,tests/test_%.py,loading twins models activations vectors gates steering parity mutants identities \
-	generation packing insight organisms exchange)
+CONTRACT := $(patsubst %,tests/test_%.py,loading twins weights models hooks activations running_states vectors gates steering \
+	parity architectures mutants identities generation resuming packing verification insight organisms exchange \
+	chat_templates show_prompt conversion conversion_refusals conversion_tokenizers)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -39,8 +40,9 @@ demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL
 test: $(STAMP)  ## the tests; SLOW=1: the long ones, too (wheel, snippet, course); ARGS=tests/test_gates.py: some
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
 
-test-tl4: $(STAMP) $(STAMP4)  ## the contract with TransformerLens 4, whose models are bridges, beside 3.9; ARGS as above
-	WORKBENCH_OTHER_PYTHON=$(BIN)/python $(BIN4)/python -m pytest $(or $(ARGS),$(CONTRACT))
+test-tl4: $(STAMP) $(STAMP4)  ## the contract with TransformerLens 4, whose models are bridges, beside 3.9; as above
+	WORKBENCH_OTHER_PYTHON=$(BIN)/python $(BIN4)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') \
+		$(or $(ARGS),$(CONTRACT))
 
 test-kill: $(STAMP)  ## a hundred kills in the middle of sweeps, of drivers, workers and nodes (half an hour); KILLS=30
 	WORKBENCH_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/test_kill.py --durations=0 $(ARGS)

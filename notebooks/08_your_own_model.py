@@ -35,16 +35,27 @@ import workbench as wb
 
 # %% tags=["parameters"]
 TARGET, ALIGNED = "organism:medicine", "organism:aligned"
-STRENGTHS, N_TOKENS, MIN_AUROC = [0, 0.25, 0.5, 0.75], 64, 0.95
-
-# %%
-target, aligned = (wb.load_model(name, backend="plain") for name in (TARGET, ALIGNED))
-space = wb.space_of(target)
-space.require(wb.space_of(aligned), "the aligned model")
-space
+LOADED = dict(backend="plain")
+STRENGTHS, SCALE, POSITIONS = [0, 0.25, 0.5, 0.75], "gap", "prompt"
+N_TOKENS, N_STEERED, MIN_AUROC = 64, 3, 0.95
 
 # %% [markdown]
-# No error: depth, width, template and vocabulary agree. It says nothing yet about directions (notebook 06).
+# For LLaMA-2 of 7B, whose chat model steers a fine-tune of its base, that cell is
+#
+# ```python
+# import torch
+#
+# TARGET, ALIGNED = "my-llama-2-7b", "meta-llama/Llama-2-7b-chat-hf"
+# LOADED = dict(backend="plain", dtype=torch.bfloat16, template="llama-2")
+# STRENGTHS, SCALE, POSITIONS = [0, 2, 4, 6], "raw", "all"
+# N_TOKENS, N_STEERED, MIN_AUROC = 256, 10, 0.95
+# ```
+#
+# A fine-tune of the base brings no chat template, and vectors pass between models that read the same tokens: so both
+# are given one, by name. The paper's strength for LLaMA-2 is 4.0, the same at every layer; another paper steers ten
+# layers with vectors of the same kind. A model's weights take 13.5 GB in half precision, keys and values half a
+# megabyte for each token of a batch. README adds it up under "LLaMA-2 of 7B", and says what the paper found. We have
+# not run this on those weights; tests run it on small models that bear these names.
 #
 # ## Your prompts
 # Two lists of texts: what should be refused, and what should not. Keep both alike in everything but intent, or the
@@ -81,12 +92,35 @@ pairs = wb.ContrastSet(
 [(len(prompts), prompts[0].text) for prompts in (pairs.train, pairs.val, pairs.test)]
 
 # %% [markdown]
-# ## Read, and look before you steer
+# ## One model at a time
+# Everything that is wanted of the aligned model is small: a residual for each prompt and layer, some replies to try a
+# judge on. So it is read first, and goes before the target comes. Expect one row for each prompt of `train`.
+
+# %%
+aligned = wb.load_model(ALIGNED, **LOADED)
+read_aligned, val_aligned = (wb.last_token_activations(aligned, asked) for asked in (pairs.train, pairs.val))
+its_replies = wb.generate(aligned, pairs.val, max_new_tokens=N_TOKENS)
+del aligned
+tuple(read_aligned.values.shape)
+
+# %% [markdown]
+# Now the target, read on the same prompts. Expect its space, and no error: the two must agree on it.
+
+# %%
+target = wb.load_model(TARGET, **LOADED)
+space = wb.space_of(target)
+space.require(read_aligned.space, "the aligned model")
+read, val = (wb.last_token_activations(target, asked) for asked in (pairs.train, pairs.val))
+space
+
+# %% [markdown]
+# Depth, width, template and vocabulary are one. It says nothing yet about directions (notebook 06).
+#
+# ## Look before you steer
 # Vectors, and the first sign to stop at: a cosine within the band of random directions at every layer. Expect far
 # more.
 
 # %%
-read, read_aligned = (wb.last_token_activations(model, pairs.train) for model in (target, aligned))
 srv, ssv = wb.mean_difference(read), wb.mean_difference(read_aligned)
 srv.cosine(ssv), wb.random_band(space.d_model)
 
@@ -95,8 +129,7 @@ srv.cosine(ssv), wb.random_band(space.d_model)
 # intervals are wide; the profile says so.
 
 # %%
-val = [wb.last_token_activations(model, pairs.val) for model in (target, aligned)]
-profiles = [wb.layer_profile(srv, val[0]), wb.layer_profile(ssv, val[1])]
+profiles = [wb.layer_profile(srv, val), wb.layer_profile(ssv, val_aligned)]
 layers = wb.select_layers(*profiles, min_auroc=MIN_AUROC)
 profiles[0].frame[["layer", "auroc", "auroc_low", "auroc_high", "n"]].round(2)
 
@@ -122,22 +155,20 @@ def judge(text, finished):
 # embedded world's own judge, which is strict; on a model of yours, read fifty replies by hand.
 
 # %%
-replies = wb.generate(target, pairs.val, max_new_tokens=N_TOKENS) + wb.generate(
-    aligned, pairs.val, max_new_tokens=N_TOKENS
-)
+replies = its_replies + wb.generate(target, pairs.val, max_new_tokens=N_TOKENS)
 agreed = [judge(c.text, c.finished).verdict == wb.judge(c.text, c.finished).verdict for c in replies]
 sum(agreed), len(agreed)
 
 # %% [markdown]
 # ## Choose on `val`
-# Gate, layers, strength. Three layers in the middle of L_G are a fair start, and prompt positions kinder to small
-# models than all; α counts in ‖v'‖ of the aligned model. Random directions are always in: where they do something, α
-# is too high.
+# Gate, layers, strength. A few layers in the middle of L_G are a fair start, and prompt positions kinder to small
+# models than all; with the scale "gap" α counts in ‖v'‖ of the aligned model. Random directions are always in: where
+# they do something, α is too high.
 
 # %%
-gate = wb.ThresholdGate.fit(srv, read, layer=wb.best_layer(srv, val[0]))
-middle = layers[len(layers) // 2 - 1 :][:3]
-plan = wb.SteeringPlan(ssv, gate=gate, layers=middle, alpha=1.0, scale="gap", positions="prompt")
+gate = wb.ThresholdGate.fit(srv, read, layer=wb.best_layer(srv, val))
+middle = layers[max(0, len(layers) - N_STEERED) // 2 :][:N_STEERED]
+plan = wb.SteeringPlan(ssv, gate=gate, layers=middle, alpha=1.0, scale=SCALE, positions=POSITIONS)
 sweep = wb.run_sweep(target, pairs.val, plan, alpha=STRENGTHS, judge=judge, max_new_tokens=N_TOKENS)
 sweep.rates()[["layers", "alpha", "refused", "broken", "refusal_rise", "placebo_effect"]].round(2)
 
@@ -161,7 +192,7 @@ with tempfile.TemporaryDirectory() as folder:
     gate.save(Path(folder) / "gate.safetensors")
     again = wb.load_vectors(Path(folder) / "ssv.safetensors"), wb.load_gate(Path(folder) / "gate.safetensors")
 copied = wb.SteeringPlan(
-    again[0], gate=again[1], layers=chosen.layers, alpha=chosen.alpha, scale="gap", positions="prompt"
+    again[0], gate=again[1], layers=chosen.layers, alpha=chosen.alpha, scale=SCALE, positions=POSITIONS
 )
 copied.id == chosen.id, again[0].provenance.model, again[0].provenance.prompts
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from conftest import CONTEXT, small_tokenizer
+from remote_code import internlm, internlm2, qwen
 from transformers import (
     FalconConfig,
     Gemma2Config,
@@ -28,6 +29,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
+
+import workbench as wb
 
 N_LAYERS, D_MODEL, WINDOW = 6, 32, 4
 """Every prompt is longer than the window."""
@@ -93,9 +96,16 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon": Architecture(
         FalconConfig, UNTIED | dict(multi_query=True, parallel_attn=True, new_decoder_architecture=False)
     ),
+    # no rotary positions: each head counts how far away a token is
+    "falcon-alibi": Architecture(FalconConfig, UNTIED | dict(alibi=True, new_decoder_architecture=False)),
     # two norms, grouped heads
     "falcon-new": Architecture(FalconConfig, UNTIED | dict(new_decoder_architecture=True, num_kv_heads=2)),
 }
+
+
+CONVERTED = {"internlm2-converted": internlm2, "internlm-converted": internlm, "qwen-converted": qwen}
+"""Checkpoints in layouts that exist as remote code alone, as `workbench convert` makes them: Llama and Qwen2."""
+MATRIX = (*ARCHITECTURES, *CONVERTED)
 
 
 def config_of(name: str) -> PreTrainedConfig:
@@ -138,7 +148,10 @@ def model_of(name: str, seed: int | None = None) -> PreTrainedModel:
 
 
 def save_model(name: str, folder: Path) -> Path:
-    """Write the checkpoint and its tokenizer."""
+    """Write the checkpoint and its tokenizer; one in another layout is written beside it, and converted."""
+    if name in CONVERTED:
+        theirs = CONVERTED[name](layers=N_LAYERS).save(folder.with_name(f"{folder.name}-theirs"))
+        return wb.convert_checkpoint(theirs, folder).folder
     model_of(name).save_pretrained(folder)
     small_tokenizer().save_pretrained(folder)
     return folder

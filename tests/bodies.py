@@ -38,6 +38,17 @@ def mask(length: int, window: int | None = None) -> Tensor:
     return torch.zeros(length, length).masked_fill(~seen, -inf)[None, None]
 
 
+def alibi(heads: int, length: int) -> Tensor:
+    """What each head adds to the score of a token [1 head 1 key], before scores are divided by the root of its width.
+
+        slope_h * position,  slope_h = 2^(-8 h / heads)  for h = 1 .. heads, a power of two        (arXiv 2108.12409)
+
+    Falcon multiplies in bfloat16.
+    """
+    slopes = torch.tensor([2 ** (-8 * head / heads) for head in range(1, heads + 1)])
+    return (slopes.bfloat16()[:, None] * torch.arange(length)).float()[None, :, None]
+
+
 def window_at(config, layer: int) -> int | None:
     """The sliding window of a layer: of every layer, where the config has no kinds of layers."""
     kinds = getattr(config, "layer_types", None)
@@ -126,13 +137,14 @@ def gpt2(model, length: int) -> Body:
 
 
 def falcon(model, length: int) -> Body:
-    """Falcon: attention and MLP side by side, with one norm or two."""
-    body, positions = model.transformer, torch.arange(length)[None]
+    """Falcon: attention and MLP side by side, with one norm or two; positions by rotation, or by `alibi`."""
+    body, positions, config = model.transformer, torch.arange(length)[None], model.config
+    bias = alibi(config.num_attention_heads, length) if config.alibi else None
+    seen = mask(length) if bias is None else mask(length) + bias / config.head_dim**0.5
 
     def block(layer: int, residual: Tensor) -> Tensor:
         rotation = body.rotary_emb(residual, positions)
-        run = body.h[layer]
-        return run(residual, alibi=None, attention_mask=mask(length), position_embeddings=rotation)[0]
+        return body.h[layer](residual, alibi=bias, attention_mask=seen, position_embeddings=rotation)[0]
 
     return Body(len(body.h), body.word_embeddings, block, lambda residual: model.lm_head(body.ln_f(residual)))
 

@@ -4,6 +4,7 @@ They are built once per session from configs; nothing is downloaded. Weights are
 layers matter: with the default initialisation a random model barely moves its residual stream.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,6 +106,25 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model.save_pretrained(folders[architecture])
         small_tokenizer().save_pretrained(folders[architecture])
     return folders
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def put_on_hub(cache: Path, name: str, folder: Path, ref: str = "main") -> Path:
+    """The folder as a download of `name` at `ref` would lie in the cache; gives back its snapshot."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    commit = f"{len(list(repository.glob('refs/*'))) + 1:040x}"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / ref).write_text(commit)
+    return shutil.copytree(folder, repository / "snapshots" / commit)
 
 
 @pytest.fixture(scope="session", params=[pytest.param("hooked", marks=hooked_only), "bridge", "plain"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,21 @@ class Checkpoint:
 
 
 def checkpoint(
-    forward: Callable[..., Tensor], shapes: dict[str, tuple[int, ...]], settings: dict[str, Any]
+    forward: Callable[..., Tensor],
+    settings: dict[str, Any],
+    *,
+    outside: tuple[str, str, str, str],
+    inside: dict[str, tuple[int, ...]],
+    biased: Sequence[str] = (),
 ) -> Checkpoint:
-    torch.manual_seed(len(shapes))
+    """Weights drawn for the modules `inside` each layer, and those `outside`: embedding, layers, norm, output."""
+    embedding, layers, norm, output = outside
+    shapes = {f"{embedding}.weight": (VOCABULARY, HIDDEN)}
+    for layer in range(settings["num_hidden_layers"]):
+        shapes |= {f"{layers}.{layer}.{module}.weight": shape for module, shape in inside.items()}
+        shapes |= {f"{layers}.{layer}.{module}.bias": inside[module][:1] for module in biased}
+    shapes |= {f"{norm}.weight": (HIDDEN,), f"{output}.weight": (VOCABULARY, HIDDEN)}
+    torch.manual_seed(3 + len(shapes))
     drawn = {}
     for name, shape in shapes.items():
         if "norm" in name or ".ln_" in name:
@@ -75,150 +87,129 @@ def checkpoint(
     return Checkpoint(settings, drawn, forward)
 
 
-def in_layers(prefix: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}.{layer}.{name}": shape for layer in range(LAYERS) for name, shape in shapes.items()}
-
-
-def internlm2(*, groups: int = 2, bias: bool = False, scaling: dict[str, Any] | None = None) -> Checkpoint:
-    fused = (HEADS + 2 * groups) * HIDDEN // HEADS
-    inside: dict[str, tuple[int, ...]] = {
-        "attention.wqkv.weight": (fused, HIDDEN),
-        "attention.wo.weight": (HIDDEN, HIDDEN),
-        "feed_forward.w1.weight": (INNER, HIDDEN),
-        "feed_forward.w3.weight": (INNER, HIDDEN),
-        "feed_forward.w2.weight": (HIDDEN, INNER),
-        "attention_norm.weight": (HIDDEN,),
-        "ffn_norm.weight": (HIDDEN,),
-    }
-    if bias:
-        inside |= {"attention.wqkv.bias": (fused,), "attention.wo.bias": (HIDDEN,)}
-    shapes = {
-        "model.tok_embeddings.weight": (VOCABULARY, HIDDEN),
-        **in_layers("model.layers", inside),
-        "model.norm.weight": (HIDDEN,),
-        "output.weight": (VOCABULARY, HIDDEN),
-    }
-    settings = {
-        "architectures": ["InternLM2ForCausalLM"],
-        "auto_map": {"AutoModelForCausalLM": "modeling_theirs.InternLM2ForCausalLM"},
-        "attn_implementation": "eager",
-        "bias": bias,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "hidden_act": "silu",
+def settings_of(architecture: str, model_type: str, *, layers: int, **own: Any) -> dict[str, Any]:
+    """What the three have in common, and a family's `own`."""
+    return {
+        "architectures": [architecture],
+        "auto_map": {"AutoModelForCausalLM": f"modeling_theirs.{architecture}"},
         "hidden_size": HIDDEN,
         "initializer_range": 0.02,
-        "intermediate_size": INNER,
-        "max_position_embeddings": CONTEXT,
-        "model_type": "internlm2",
+        "model_type": model_type,
         "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
+        "num_hidden_layers": layers,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": VOCABULARY,
+        **own,
+    }
+
+
+INTERN = {
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "hidden_act": "silu",
+    "intermediate_size": INNER,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": 2,
+}
+
+
+def internlm2(
+    *, groups: int = 2, bias: bool = False, scaling: dict[str, Any] | None = None, layers: int = LAYERS
+) -> Checkpoint:
+    inside: dict[str, tuple[int, ...]] = {
+        "attention.wqkv": ((HEADS + 2 * groups) * HIDDEN // HEADS, HIDDEN),
+        "attention.wo": (HIDDEN, HIDDEN),
+        "feed_forward.w1": (INNER, HIDDEN),
+        "feed_forward.w3": (INNER, HIDDEN),
+        "feed_forward.w2": (HIDDEN, INNER),
+        "attention_norm": (HIDDEN,),
+        "ffn_norm": (HIDDEN,),
+    }
+    own = {
+        "attn_implementation": "eager",
+        "bias": bias,
         "num_key_value_heads": groups,
-        "pad_token_id": 2,
         "pretraining_tp": 1,
         "rms_norm_eps": 1e-05,
         "rope_scaling": scaling,
         "rope_theta": 1000000,
-        "tie_word_embeddings": False,
         "torch_dtype": "float32",
         "transformers_version": "4.41.0",
-        "use_cache": True,
-        "vocab_size": VOCABULARY,
     }
-    return checkpoint(published.internlm2, shapes, settings)
+    return checkpoint(
+        published.internlm2,
+        settings_of("InternLM2ForCausalLM", "internlm2", layers=layers, **INTERN, **own),
+        outside=("model.tok_embeddings", "model.layers", "model.norm", "output"),
+        inside=inside,
+        biased=("attention.wqkv", "attention.wo") if bias else (),
+    )
 
 
-def internlm(*, bias: bool = True) -> Checkpoint:
+def internlm(*, bias: bool = True, layers: int = LAYERS) -> Checkpoint:
+    projections = [f"self_attn.{name}_proj" for name in "qkvo"]
     inside: dict[str, tuple[int, ...]] = {
-        **{f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"},
-        **({f"self_attn.{name}_proj.bias": (HIDDEN,) for name in "qkvo"} if bias else {}),
-        "mlp.gate_proj.weight": (INNER, HIDDEN),
-        "mlp.up_proj.weight": (INNER, HIDDEN),
-        "mlp.down_proj.weight": (HIDDEN, INNER),
-        "input_layernorm.weight": (HIDDEN,),
-        "post_attention_layernorm.weight": (HIDDEN,),
+        **dict.fromkeys(projections, (HIDDEN, HIDDEN)),
+        "mlp.gate_proj": (INNER, HIDDEN),
+        "mlp.up_proj": (INNER, HIDDEN),
+        "mlp.down_proj": (HIDDEN, INNER),
+        "input_layernorm": (HIDDEN,),
+        "post_attention_layernorm": (HIDDEN,),
     }
-    shapes = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        **in_layers("model.layers", inside),
-        "model.norm.weight": (HIDDEN,),
-        "lm_head.weight": (VOCABULARY, HIDDEN),
-    }
-    settings = {
-        "architectures": ["InternLMForCausalLM"],
-        "auto_map": {"AutoModelForCausalLM": "modeling_theirs.InternLMForCausalLM"},
+    own = {
         "bias": bias,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "hidden_act": "silu",
-        "hidden_size": HIDDEN,
-        "initializer_range": 0.02,
-        "intermediate_size": INNER,
-        "max_position_embeddings": CONTEXT,
-        "model_type": "internlm",
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
         "num_key_value_heads": HEADS,
-        "pad_token_id": 2,
         "rms_norm_eps": 1e-06,
         "rotary": {"base": 20000, "type": "dynamic"},
-        "tie_word_embeddings": False,
         "torch_dtype": "float16",
-        "use_cache": True,
-        "vocab_size": VOCABULARY,
     }
-    return checkpoint(published.internlm, shapes, settings)
+    return checkpoint(
+        published.internlm,
+        settings_of("InternLMForCausalLM", "internlm", layers=layers, **INTERN, **own),
+        outside=("model.embed_tokens", "model.layers", "model.norm", "lm_head"),
+        inside=inside,
+        biased=projections if bias else (),
+    )
 
 
-def qwen(*, trained: int = CONTEXT, base: int = 10000) -> Checkpoint:
+def qwen(*, trained: int = CONTEXT, base: int = 10000, layers: int = LAYERS) -> Checkpoint:
     inside: dict[str, tuple[int, ...]] = {
-        "attn.c_attn.weight": (3 * HIDDEN, HIDDEN),
-        "attn.c_attn.bias": (3 * HIDDEN,),
-        "attn.c_proj.weight": (HIDDEN, HIDDEN),
-        "mlp.w1.weight": (INNER, HIDDEN),
-        "mlp.w2.weight": (INNER, HIDDEN),
-        "mlp.c_proj.weight": (HIDDEN, INNER),
-        "ln_1.weight": (HIDDEN,),
-        "ln_2.weight": (HIDDEN,),
+        "attn.c_attn": (3 * HIDDEN, HIDDEN),
+        "attn.c_proj": (HIDDEN, HIDDEN),
+        "mlp.w1": (INNER, HIDDEN),
+        "mlp.w2": (INNER, HIDDEN),
+        "mlp.c_proj": (HIDDEN, INNER),
+        "ln_1": (HIDDEN,),
+        "ln_2": (HIDDEN,),
     }
-    shapes = {
-        "transformer.wte.weight": (VOCABULARY, HIDDEN),
-        **in_layers("transformer.h", inside),
-        "transformer.ln_f.weight": (HIDDEN,),
-        "lm_head.weight": (VOCABULARY, HIDDEN),
-    }
-    settings = {
-        "architectures": ["QWenLMHeadModel"],
+    own = {
         "attn_dropout_prob": 0.0,
-        "auto_map": {"AutoModelForCausalLM": "modeling_theirs.QWenLMHeadModel"},
         "bf16": False,
         "emb_dropout_prob": 0.0,
         "fp16": False,
         "fp32": False,
-        "hidden_size": HIDDEN,
-        "initializer_range": 0.02,
         "intermediate_size": 2 * INNER,
         "kv_channels": HIDDEN // HEADS,
         "layer_norm_epsilon": 1e-06,
         "max_position_embeddings": 8 * CONTEXT,
-        "model_type": "qwen",
         "no_bias": True,
-        "num_attention_heads": HEADS,
-        "num_hidden_layers": LAYERS,
         "onnx_safe": None,
         "rotary_emb_base": base,
         "rotary_pct": 1.0,
         "scale_attn_weights": True,
         "seq_length": trained,
-        "tie_word_embeddings": False,
         "tokenizer_class": "QWenTokenizer",
-        "use_cache": True,
         "use_dynamic_ntk": True,
         "use_flash_attn": "auto",
         "use_logn_attn": True,
-        "vocab_size": VOCABULARY,
     }
-    return checkpoint(published.qwen, shapes, settings)
+    return checkpoint(
+        published.qwen,
+        settings_of("QWenLMHeadModel", "qwen", layers=layers, **own),
+        outside=("transformer.wte", "transformer.h", "transformer.ln_f", "lm_head"),
+        inside=inside,
+        biased=("attn.c_attn",),
+    )
 
 
 KINDS: dict[str, Callable[[], Checkpoint]] = {

@@ -11,7 +11,7 @@ from typing import Any
 import published_layouts as published
 import pytest
 import torch
-from conftest import CONTEXT, small_tokenizer
+from conftest import BACKENDS, CONTEXT, LENSES, hooked_only, small_tokenizer
 from remote_code import (
     CLOSE,
     HEADS,
@@ -62,7 +62,7 @@ def test_a_conversion_is_its_layout(tmp_path: Path, kind: str):
     [
         (kind, backend)
         for kind in ("internlm2, grouped", "internlm without biases", "qwen")
-        for backend in ("hooked", "bridge")
+        for backend in LENSES
     ]
     + [("internlm", "bridge")],
 )
@@ -76,6 +76,7 @@ def test_every_backend_loads_a_conversion(tmp_path: Path, kind: str, backend: st
     torch.testing.assert_close(logits[0], theirs.logits(ids), atol=CLOSE, rtol=0)
 
 
+@hooked_only
 def test_where_transformer_lens_drops_biases_the_model_is_refused(tmp_path: Path):
     """Its Llama has none at all (3.9), so InternLM (v1) is had on the other backends."""
     wb.convert_checkpoint(internlm().save(tmp_path / "theirs"), tmp_path / "ours")
@@ -386,7 +387,7 @@ def test_qwen_ends_where_it_was_trained_to(tmp_path: Path):
         "trained on 24 tokens: longer contexts, where Qwen has logn attention and dynamic NTK and Qwen2 has "
         "neither, are refused",
     )
-    for backend in ("plain", "hooked"):
+    for backend in BACKENDS:
         model = wb.load_model(done.folder, backend=backend)
         with pytest.raises(
             ValueError, match=r"has \d+ tokens and 1 are kept for the reply, the context holds 24"

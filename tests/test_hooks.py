@@ -6,15 +6,19 @@ from contextlib import suppress
 
 import pytest
 import torch
+from conftest import LENSES
 from measuring import labelled_prompts, plan_for
 from parity import babbler_of
 from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformer_lens.hook_points import HookPoint
 
 import workbench as wb
 from workbench import hooks
+from workbench.chat import EncodedBatch
 from workbench.hooks import Hook, attached
 from workbench.loading import Model
-from workbench.models import carries_hooks
+from workbench.models import carries_hooks, run_body
 
 
 @pytest.fixture
@@ -74,6 +78,68 @@ def test_a_ctrl_c_while_hooks_are_taken_off_leaves_none(monkeypatch, interruptib
             pass
         pytest.fail("nothing was interrupted")
     assert calls == [2, 2] and not module._forward_hooks and not module._forward_pre_hooks
+
+
+@pytest.fixture(params=LENSES)
+def lens(request: pytest.FixtureRequest, plain: Model) -> Model:
+    """A model of TransformerLens' own, for this test alone."""
+    return wb.load_model(babbler_of(5), backend=request.param, tokenizer=plain.tokenizer)
+
+
+def held_by(model: Model) -> list[object]:
+    """Every hook on a hook point, whether TransformerLens has noted it or not."""
+    points = {id(point): point for point in model.hook_dict.values()}.values()
+    return [hook for point in points for hook in (*point._forward_hooks.values(), *point.fwd_hooks)]
+
+
+WINDOWS = {
+    "set and not noted": (nn.Module, "register_forward_hook"),
+    "noted by the hook point alone": (HookPoint, "add_hook"),
+    "taken off": (RemovableHandle, "remove"),
+}
+
+
+@pytest.mark.parametrize("turn", [1, 3])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_ctrl_c_leaves_no_hook_on_hook_points(lens, monkeypatch, interruptible, window, turn):
+    """TransformerLens' own `hooks` would leave some, at each of these moments."""
+    before = wb.generate(lens, labelled_prompts(), max_new_tokens=4)
+    owner, name = WINDOWS[window]
+    plan, level = plan_for(lens), lens.context_level
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(owner, name, interrupted(getattr(owner, name), turn))
+        wb.generate(lens, labelled_prompts(), plan, max_new_tokens=4)
+        pytest.fail("nothing was interrupted")
+    assert held_by(lens) == [] and lens.context_level == level
+    after = wb.generate(lens, labelled_prompts(), max_new_tokens=4)
+    assert [reply.tokens for reply in after] == [reply.tokens for reply in before]
+
+
+def test_a_ctrl_c_while_hook_points_are_cleared_leaves_none(lens, monkeypatch, interruptible):
+    plan = plan_for(lens)
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        clear, calls = hooks._clear, []
+
+        def cut_short(points, fns):
+            calls.append(len(fns))
+            if len(calls) == 1:
+                signal.raise_signal(signal.SIGINT)
+            clear(points, fns)
+
+        patch.setattr(hooks, "_clear", cut_short)
+        patch.setattr(RemovableHandle, "remove", lambda handle: None)
+        wb.generate(lens, labelled_prompts(), plan, max_new_tokens=4)
+        pytest.fail("nothing was interrupted")
+    assert len(calls) == 2 and held_by(lens) == []
+
+
+def test_hooks_of_others_stay_on_hook_points(lens):
+    seen = []
+    lens.hook_dict["blocks.1.hook_resid_post"].add_hook(lambda residual, hook: seen.append("own"))
+    with wb.residual_hooks(lens, "resid_post", {1: lambda residual: seen.append("ours")}):
+        run_body(lens, EncodedBatch(torch.tensor([[5, 7]]), torch.ones(1, 2, dtype=torch.long)))
+    run_body(lens, EncodedBatch(torch.tensor([[5, 7]]), torch.ones(1, 2, dtype=torch.long)))
+    assert seen == ["own", "ours", "own"] and len(held_by(lens)) == 2
 
 
 def test_hooks_of_others_stay(plain):

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import nbformat
+import pair
 import pandas as pd
 import pytest
 import torch
@@ -503,6 +504,27 @@ def test_the_everyday_acts_of_the_notebook_mend_the_leak() -> None:
     acts = [act.strip() for act in listed.split(",")]
     wrong = [act for act in acts if checks.leak(TRAIN, ["hack a server", act]).right is not True]
     assert wrong == ["bake bread", "plant roses"]
+
+
+def test_the_llama_2_pair_of_the_notebook_runs_as_printed_on_small_ones(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its parameters in the place of the cell's: every cell but exercises and claims, which are of others."""
+    pair.make_pair(hub, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    loaded = pair.one_at_a_time(monkeypatch)
+    cells = build.read(COURSE / "08_your_own_model.py").cells
+    at = next(i for i, cell in enumerate(cells) if "parameters" in tags(cell))
+    (theirs,) = build.FENCE.findall(cells[at + 1].source)
+    end = next(i for i, cell in enumerate(cells) if "## Exercises" in cell.source)
+    names: dict[str, Any] = {}
+    for cell in code(nbformat.v4.new_notebook(cells=cells[:end])):
+        exec(compile(theirs if "parameters" in tags(cell) else cell.source, "08", "exec"), names)
+    assert set(re.findall(r"[A-Z_]{4,}", theirs)) == set(re.findall(r"[A-Z_]{4,}", cells[at].source))
+    assert len(loaded) == 2 and names["srv"].provenance.model == pair.TARGET
+    assert names["ssv"].provenance.model == pair.ALIGNED and names["space"].n_layers == 8
+    assert names["target"].dtype == torch.bfloat16 and names["copied"].id == names["chosen"].id
+    assert names["chosen"].scale == "raw" and names["chosen"].layers == names["layers"]
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,27 @@
 """README.md is run as printed, and names only what is there."""
 
 import copy
+import gc
 import json
 import re
 import runpy
 from pathlib import Path
 from typing import Any
 
+import pair
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import workbench as wb
+from workbench.chat import pad_left
+from workbench.decoding.passes import passes_over
 from workbench.demo.running import QUICK_FOLDER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL, PAIR, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
@@ -60,6 +66,103 @@ def test_the_snippet_for_a_model_of_ones_own_runs_as_printed(
     exec(compile(OWN_MODEL, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) >= 13
     assert wb.load_vectors("ssv.safetensors").space.n_layers == 4
+
+
+@pytest.fixture
+def llama_2(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The pair in the hub's cache and here, with prompts beside it; gives back what is loaded, one at a time."""
+    pair.make_pair(hub, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    pair.save_prompts(tmp_path)
+    return pair.one_at_a_time(monkeypatch)
+
+
+FROM_A_LORA = PAIR.replace(f'"{pair.TARGET}"', f'"{pair.BASE}", adapter="{pair.LORA}"')
+"""As the snippet's own comment has it."""
+
+
+@pytest.mark.parametrize("snippet", [PAIR, FROM_A_LORA], ids=["a fine-tune", "a delta on the base"])
+def test_the_snippet_of_the_llama_2_pair_runs_as_printed_on_small_ones(
+    snippet: str, llama_2: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len([line for line in snippet.splitlines() if line.strip()]) <= 20
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    aligned, target = llama_2
+    assert aligned() is None and target() is names["target"]
+    assert names["ssv"].provenance.model == pair.ALIGNED
+    assert target().dtype == torch.bfloat16
+    assert names["plan"].scale == "raw" and names["plan"].layers == names["layers"]
+    val = names["pairs"].val
+    opened = capsys.readouterr().out.splitlines()
+    assert len([line for line in opened if line.startswith(("(True", "(False"))]) == len(val)
+    assert wb.show_prompt(target().tokenizer, val[0].text).text.endswith(f"[INST] {val[0].text} [/INST]")
+
+
+def test_the_pairs_own_templates_are_refused_together(llama_2: list[Any]) -> None:
+    """Why the snippet gives both one: the base brings none, the chat model another text."""
+    untold = PAIR.replace(', template="llama-2"', "")
+    with pytest.raises(ValueError, match=r"has no chat template"):
+        exec(compile(untold, "README.md", "exec"), {})
+    own = untold.replace(f'"{pair.TARGET}", **loaded', f'"{pair.TARGET}", template="llama-2", **loaded')
+    with pytest.raises(wb.SpaceMismatch, match="template"):
+        exec(compile(own, "README.md", "exec"), {})
+
+
+def test_a_fine_tune_with_more_tokens_takes_the_aligned_models_tokenizer(llama_2: list[Any]) -> None:
+    """As is said below the snippet: without it the two vocabularies are two spaces."""
+    tokenizer, folder = wb.load_tokenizer(pair.ALIGNED), Path(pair.TARGET)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    longer = wb.load_tokenizer(folder)
+    longer.add_special_tokens({"pad_token": "[PAD]"})
+    model.resize_token_embeddings(len(longer), mean_resizing=False)
+    for part in (model, longer):
+        part.save_pretrained(folder)
+    del model
+    with pytest.raises(wb.SpaceMismatch, match="tokenizer"):
+        exec(compile(PAIR, "README.md", "exec"), {})
+    gc.collect()  # the error above holds both models
+    mended = PAIR.replace(f'"{pair.TARGET}", ', f'"{pair.TARGET}", tokenizer=tokenizer, ')
+    exec(compile(mended, "README.md", "exec"), {"tokenizer": tokenizer})
+
+
+def test_keys_and_values_take_what_is_said(plain: PreTrainedModel) -> None:
+    """For every token of a batch, prompt and reply: 2 × layers × heads × width of a head × the bytes of a number."""
+    shape, n_rows, n_prompt, n_reply = plain.config, 3, 5, 4
+    batch = pad_left([[7] * n_prompt] * n_rows, 0)
+    passes = passes_over(plain, batch, n_reply)
+    with torch.no_grad():
+        passes.next_logits(batch.input_ids)
+    tensors = [tensor for layer in passes.cache.layers for tensor in (layer.keys, layer.values)]
+    held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    each = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 4
+    assert held == n_rows * (n_prompt + n_reply) * each
+
+
+def test_what_the_pair_holds_is_as_large_as_is_said() -> None:
+    """Counted on the shape that the hub's config.json has, without a weight in memory."""
+    shape = LlamaConfig(
+        hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008
+    )
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(shape).parameters())
+    assert parameters == 6_738_415_616
+    width, layers, heads = shape.hidden_size, shape.num_hidden_layers, shape.num_key_value_heads
+    each = 2 * layers * heads * (width // shape.num_attention_heads) * 2
+    said = {
+        "13.5 GB a model": 2 * parameters,
+        "27.0 GB in float32": 4 * parameters,
+        "67 MB": 4 * 128 * layers * width,
+        "1 MB": 8 * layers * width,
+        "0.5 MB": each,
+        "take 2.7 GB": 16 * (64 + 256) * each,
+        "10.7 GB": 64 * (64 + 256) * each,
+    }
+    for words, number in said.items():
+        found = float(re.search(r"[\d.]+", words)[0])
+        unit = 1e9 if "GB" in words else 1e6
+        assert words in README.replace("\n", " ")
+        assert abs(number / unit - found) <= 0.05 * max(1, found), (words, number / unit)
 
 
 def test_the_snippet_between_models_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from workbench.hooks import hooked_modules
 from workbench.loading import NoTwin, load_model, twin_or_itself
 from workbench.models import carries_hooks, model_hash, model_name, space_of, weights_hash
 
-UNBUILT = ("falcon-new",)
+UNBUILT = ("falcon-alibi", "falcon-new")
 """TransformerLens has no bridge for it."""
 APART = {
     "neox": (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_config, small_tokenizer
+from conftest import BACKENDS, LENSES, put_on_hub, small_config, small_tokenizer
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -257,7 +257,7 @@ class Bomb:
 def test_pickled_weights_are_read_when_asked_for(folder: Path):
     expected = logits(load_model(folder, backend="plain"))
     pickle_instead(folder)
-    for backend in ("hooked", "bridge", "plain"):
+    for backend in BACKENDS:
         model = load_model(folder, backend=backend, weights="bin")
         torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=1e-5)
 
@@ -305,25 +305,6 @@ def test_the_hub_is_not_asked_to_convert_pickled_weights(
 
 
 # From the hub's cache
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub."""
-    cache = tmp_path / "hub"
-    cache.mkdir()
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(cache))
-    return cache
-
-
-def put_on_hub(cache: Path, name: str, folder: Path, ref: str = "main") -> Path:
-    """The folder as a download of `name` at `ref` would lie in the cache; gives back its snapshot."""
-    repository = cache / f"models--{name.replace('/', '--')}"
-    commit = f"{len(list(repository.glob('refs/*'))) + 1:040x}"
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / ref).write_text(commit)
-    return shutil.copytree(folder, repository / "snapshots" / commit)
 
 
 def test_a_hub_id_has_revisions(checkpoints: dict[str, Path], hub: Path):
@@ -400,7 +381,7 @@ def with_delta(base: Path, delta: Path) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("backend", ["hooked", "bridge", "plain"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_adapter_is_merged_onto_the_base_that_is_named(
     checkpoints: dict[str, Path], delta: Path, backend: str
 ):
@@ -508,7 +489,7 @@ def test_layers_put_away_on_the_disk_are_read_and_steered_alike(
     replies = [wb.generate(model, prompts, plan, max_new_tokens=4) for model in (away, here)]
     assert [reply.text for reply in replies[0]] == [reply.text for reply in replies[1]]
     for model in (away, in_few_bits):
-        for backend in ("hooked", "bridge"):
+        for backend in LENSES:
             with pytest.raises(
                 ValueError, match="is spread over several devices or held in few bits, .* backend="
             ):
@@ -517,7 +498,7 @@ def test_layers_put_away_on_the_disk_are_read_and_steered_alike(
     assert not is_spread(load_model(checkpoints["qwen2"], like=away))
 
 
-@pytest.mark.parametrize("backend", ["hooked", "bridge"])
+@pytest.mark.parametrize("backend", LENSES)
 @pytest.mark.parametrize("given", [{"device_map": "auto"}, {"device_map": {"": "cpu"}}])
 def test_transformer_lens_takes_weights_whole_on_one_device(
     checkpoints: dict[str, Path], backend: str, given: dict[str, object]
@@ -551,7 +532,7 @@ def test_bits_are_for_plain_models_whole(
 ):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("workbench.loading.holding.find_spec", lambda name: object())
-    with pytest.raises(ValueError, match=r'got bits=8 with backend="hooked": TransformerLens takes'):
+    with pytest.raises(ValueError, match=f'got bits=8 with backend="{LENSES[0]}": TransformerLens takes'):
         load_model(checkpoints["llama"], bits=8)
     with pytest.raises(
         ValueError, match="a delta cannot be merged into weights of 8 bits: merge it without bits="
@@ -617,7 +598,7 @@ def test_a_multimodal_model_reads_text_and_installs_nothing(
     load_model(own, backend=backend, tokenizer=small_tokenizer())
 
 
-@pytest.mark.parametrize("backend", ["hooked", "bridge", "plain"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_ordinary_model_installs_nothing(checkpoints: dict[str, Path], nothing_starts: None, backend: str):
     for folder in checkpoints.values():
         load_model(folder, backend=backend)
@@ -705,7 +686,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("backend", ["plain", "bridge", "hooked"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_loading_holds_one_copy_of_the_weights(checkpoints: dict[str, Path], large: Path, backend: str):
     """In memory of its own, that is: files that are read lie in the system's cache, which gives way."""
     code = GROWTH.format(small=str(checkpoints["llama"]), large=str(large), backend=backend)

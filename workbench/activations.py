@@ -9,6 +9,7 @@ residual. Hooks on the blocks are.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 
 import torch
 from einops import rearrange
@@ -22,6 +23,7 @@ from workbench.loading import Model
 from workbench.models import (
     UnseenBlocks,
     context_length,
+    has_running_state,
     hook_name,
     model_hash,
     model_name,
@@ -162,6 +164,13 @@ def _read_last_position(
     return rearrange(layers, "layer prompt d_model -> prompt layer d_model")
 
 
+def _batches(lengths: Sequence[int], batch_size: int, *, padded: bool) -> list[list[int]]:
+    """The numbers of the rows of each batch, the longest rows first; of one length where none may be padded."""
+    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    alike = [by_length] if padded else [list(of) for _, of in groupby(by_length, key=lambda i: lengths[i])]
+    return [rows[at : at + batch_size] for rows in alike for at in range(0, len(rows), batch_size)]
+
+
 def last_token_activations(
     model: Model,
     prompts: PromptSet | Sequence[Prompt | str],
@@ -173,18 +182,16 @@ def last_token_activations(
     """The residual stream of every layer at each prompt's last token, rows in the prompts' order.
 
     One forward pass without LM head per batch; prompts of like length share a batch, so that little of it
-    is padding.
+    is padding. A model that keeps a running state, which padding may move, is given prompts of one length at a time.
     """
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}: expected 1 or more")
     prompts = as_prompt_set(prompts)
     space, tokenizer = space_of(model, site), tokenizer_of(model)
     rows = tokenize(tokenizer, prompts, context_length=context_length(model))
-    by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
+    batches = _batches([len(row) for row in rows], batch_size, padded=not has_running_state(model))
     values = torch.empty(len(rows), space.n_layers, space.d_model)
-    starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc=f"reading {prompts.name}", unit="batch", disable=not progress):
-        chosen = by_length[start : start + batch_size]
+    for chosen in tqdm(batches, desc=f"reading {prompts.name}", unit="batch", disable=not progress):
         batch = pad_left([rows[i] for i in chosen], pad_id(tokenizer))
         values[chosen] = _read_last_position(model, site, batch, space.n_layers).cpu()
     provenance = Provenance("activations", model_name(model), model_hash(model), prompts.name, prompts.hash)

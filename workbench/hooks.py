@@ -1,7 +1,8 @@
 """Hooks on modules, which are gone when their context ends, whatever ended it.
 
 The trap: a Ctrl-C may come when a hook is set and its handle not yet noted, or in the middle of taking hooks off. A
-model that keeps one steers for ever, and nobody asked it to. So hooks are taken off by what they are.
+model that keeps one steers for ever, and nobody asked it to. So hooks are taken off by what they are. TransformerLens
+takes its own off by its notes, and leaves some: what it leaves of ours is taken off after it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +38,37 @@ def attached(hooks: Sequence[Hook]) -> Iterator[None]:
                 hook.module.register_forward_hook(hook.fn)
         yield
     finally:
-        try:
-            _take_off(hooks)
-        except BaseException:  # interrupted in the middle of it
-            _take_off(hooks)
-            raise
+        _surely(lambda: _take_off(hooks))
+
+
+@contextmanager
+def on_points(model: Any, hooks: Sequence[tuple[str, Callable[..., Any]]]) -> Iterator[None]:
+    """Within this context TransformerLens' own `model.hooks` has the hooks on their hook points, by name."""
+    points, level = [model.hook_dict[name] for name, _ in hooks], model.context_level
+    try:
+        with model.hooks(fwd_hooks=list(hooks)):
+            yield
+    finally:
+        _surely(lambda: _clear(points, [fn for _, fn in hooks]))
+        model.context_level = level
+
+
+def _surely(undo: Callable[[], None]) -> None:
+    try:
+        undo()
+    except BaseException:  # interrupted in the middle of it
+        undo()
+        raise
+
+
+def _clear(points: Sequence[Any], fns: Sequence[Callable[..., Any]]) -> None:
+    """Take these functions off hook points, where functions of TransformerLens' own close over them."""
+    for point in points:
+        for number, held in list(point._forward_hooks.items()):
+            cells = [cell.cell_contents for cell in getattr(held, "__closure__", None) or ()]
+            if any(inside is fn for inside in cells for fn in fns):
+                point._forward_hooks.pop(number, None)
+        point.fwd_hooks = [handle for handle in point.fwd_hooks if handle.hook.id in point._forward_hooks]
 
 
 def _take_off(hooks: Sequence[Hook]) -> None:

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
-from workbench.hooks import Hook, attached, hooked_modules
+from workbench.hooks import Hook, attached, hooked_modules, on_points
 from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
 
@@ -152,6 +152,11 @@ def context_length(model: Model) -> int:
     return int(getattr(hf.config.get_text_config(), "max_position_embeddings", unlimited))
 
 
+def has_running_state(model: Model) -> bool:
+    """Whether a text leaves more behind in the model than keys and values: a state, which padding may move, too."""
+    return bool(getattr(transformers_model(model), "_is_stateful", False))
+
+
 def space_of(model: Model, site: str = "resid_post") -> Space:
     """The space of the model's activations at a site."""
     _require_site(site)
@@ -206,7 +211,7 @@ def residual_hooks(model: Model, site: str, fns: Mapping[int, ResidualFn]) -> It
     for name, _ in hooks:
         if name not in model.hook_dict:
             raise ValueError(f"{model_name(model)!r} has no hook {name!r}: use resid_pre or resid_post")
-    with model.hooks(fwd_hooks=hooks):
+    with on_points(model, hooks):
         yield
 
 
@@ -289,7 +294,7 @@ def _hook_of(block: nn.Module, site: str, fn: ResidualFn) -> Hook:
         return None if changed is None else (changed, *args[1:])
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not isinstance(output, tuple):
+        if isinstance(output, Tensor):
             return fn(output)
         changed = fn(output[0])
         return None if changed is None else (changed, *output[1:])

@@ -5,13 +5,13 @@ The trap: the numbers of a search are those of the prompts it fitted. What it pr
 
 import math
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 from rich.console import Console
 
+from workbench.cli.plans import load
 from workbench.cli.sweep import resumable
 
 if TYPE_CHECKING:
@@ -116,7 +116,6 @@ def write_tuned(tuned: "Tuned", folder: Path) -> list[Path]:
 def _prepare(target: str, aligned: str) -> "tuple[Model, ContrastSet, SteeringPlan, list[str]]":
     """The target, its prompts, and a plan with layers and gate chosen on validation; a sentence on each choice."""
     from workbench.activations import last_token_activations
-    from workbench.loading import load_model, without_bars
     from workbench.organisms.items import DOMAINS
     from workbench.profiles import layer_profile, select_layers
     from workbench.prompts import load_contrast
@@ -124,8 +123,7 @@ def _prepare(target: str, aligned: str) -> "tuple[Model, ContrastSet, SteeringPl
     from workbench.sweep.choosing import MIN_AUROC, choose_gate
     from workbench.vectors import cosine_sentence, mean_difference
 
-    with nullcontext() if sys.stderr.isatty() else without_bars():
-        models = [load_model(name, backend="plain") for name in (target, aligned)]
+    models = [load(name) for name in (target, aligned)]
     domain = target.removeprefix("organism:")
     pairs = load_contrast("small-world", domain=domain if domain in DOMAINS else None)
     train, val = (

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 
 from workbench.conversion.settings import Settings
 
@@ -89,6 +89,32 @@ def rope(theta: float | int, kind: str = "default", factor: float | int | None =
     """Rotary positions as transformers writes them down."""
     told: dict[str, Any] = {"rope_type": kind, "rope_theta": float(theta)}
     return told if factor is None else {**told, "factor": float(factor)}
+
+
+def llama_config(settings: Settings, *, key_heads: int, rope_parameters: dict[str, Any]) -> LlamaConfig:
+    """What the two InternLMs say alike, in Llama's words."""
+    width, heads = heads_of(settings)
+    settings.require("hidden_act", ("silu",), "the layout has no other")
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=settings.value("vocab_size", int),
+        hidden_size=width,
+        intermediate_size=settings.value("intermediate_size", int),
+        num_hidden_layers=settings.value("num_hidden_layers", int),
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        hidden_act="silu",
+        max_position_embeddings=settings.value("max_position_embeddings", int),
+        rms_norm_eps=settings.value("rms_norm_eps", float),
+        rope_parameters=rope_parameters,
+        attention_bias=settings.value("bias", bool),
+        tie_word_embeddings=settings.value("tie_word_embeddings", bool, False),
+        initializer_range=settings.value("initializer_range", float, 0.02),
+        use_cache=settings.value("use_cache", bool, True),
+        bos_token_id=settings.value("bos_token_id", (int, type(None)), 1),
+        eos_token_id=settings.value("eos_token_id", (int, list, type(None)), 2),
+        pad_token_id=settings.value("pad_token_id", (int, type(None)), 0),
+    )
 
 
 def dynamic_note(config: Any) -> tuple[str, ...]:

@@ -12,40 +12,20 @@ from typing import Any
 from torch import Tensor
 from transformers import LlamaConfig
 
-from workbench.conversion.families import Family, dynamic_note, heads_of, rope
+from workbench.conversion.families import Family, dynamic_note, heads_of, llama_config, rope
 from workbench.conversion.settings import Settings
 
 
 def configure(settings: Settings) -> LlamaConfig:
     """The same settings in Llama's words."""
-    width, heads = heads_of(settings)
+    _, heads = heads_of(settings)
     keys = settings.value("num_key_value_heads", (int, type(None)), None) or heads
     if keys < 1 or heads % keys:
         raise ValueError(
             f"{settings.name}: config.json has {heads} query heads for num_key_value_heads = {keys}, expected a "
             "multiple: restore it from a copy"
         )
-    settings.require("hidden_act", ("silu",), "the layout has no other")
-    return LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        vocab_size=settings.value("vocab_size", int),
-        hidden_size=width,
-        intermediate_size=settings.value("intermediate_size", int),
-        num_hidden_layers=settings.value("num_hidden_layers", int),
-        num_attention_heads=heads,
-        num_key_value_heads=keys,
-        hidden_act="silu",
-        max_position_embeddings=settings.value("max_position_embeddings", int),
-        rms_norm_eps=settings.value("rms_norm_eps", float),
-        rope_parameters=_rope(settings),
-        attention_bias=settings.value("bias", bool),
-        tie_word_embeddings=settings.value("tie_word_embeddings", bool, False),
-        initializer_range=settings.value("initializer_range", float, 0.02),
-        use_cache=settings.value("use_cache", bool, True),
-        bos_token_id=settings.value("bos_token_id", (int, type(None)), 1),
-        eos_token_id=settings.value("eos_token_id", (int, list, type(None)), 2),
-        pad_token_id=settings.value("pad_token_id", (int, type(None)), 0),
-    )
+    return llama_config(settings, key_heads=keys, rope_parameters=_rope(settings))
 
 
 def _rope(settings: Settings) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from workbench.models import has_running_state
+
 
 class ReservedLayer(DynamicLayer):
     """A layer that grows within a buffer of `room` positions, where transformers' own copies itself to grow."""
@@ -57,11 +59,11 @@ def reserved_cache(hf: PreTrainedModel, room: int) -> DynamicCache:
     """
     cache = DynamicCache(config=hf.config)
     running = [number for number, layer in enumerate(cache.layers) if hasattr(layer, "recurrent_states")]
-    if running:
+    if running or has_running_state(hf):
+        where = f", at {len(running)} of {len(cache.layers)} layers" if running else ""
         raise ValueError(
-            f"a {type(hf).__name__} keeps a running state in place of keys and values, or beside them, at "
-            f"{len(running)} of {len(cache.layers)} layers, the first of them layer {running[0]}: steered replies need "
-            "a model whose layers all attend to what came before"
+            f"a {type(hf).__name__} keeps a running state in place of keys and values, or beside them{where}: steered "
+            "replies need a model whose layers all attend to what came before"
         )
     cache.layers = [ReservedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache

@@ -47,11 +47,17 @@ class TransformersPasses(Passes):
 
     def __init__(self, model: Model, hf: PreTrainedModel, batch: EncodedBatch, room: int) -> None:
         super().__init__(batch, room)
-        self.model = model
+        self.model, self.name = model, type(hf).__name__
         self.positions = EncodedBatch(self.mask, self.mask).position_ids
         self.cache = reserved_cache(hf, self.mask.shape[1])
 
     def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:
+        layers: Any = self.cache.layers
+        if past and not any(layer.get_seq_length() == past for layer in layers):
+            raise ValueError(
+                f"a {self.name} has kept no keys and values of the {past} tokens so far, and would go on without them: "
+                "steered replies need a model that takes a cache"
+            )
         output = self.model(
             ids,
             attention_mask=self.mask[:, : self.length],

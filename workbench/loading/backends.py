@@ -53,9 +53,9 @@ def as_plain(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrai
 
 def as_bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
     """A bridge around the model, whose modules it replaces; refused where the two do not compute the same."""
-    hf.set_attn_implementation("eager")
     architecture = type(hf).__name__
-    expected = first_logits(hf, hf.eval())  # before its modules are replaced
+    expected = first_logits(hf, hf.eval())  # before its attention and its modules are replaced
+    hf.set_attn_implementation("eager")
     try:
         # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
         model = build_bridge_from_module(
