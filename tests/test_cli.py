@@ -3,6 +3,7 @@
 import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,7 +135,7 @@ def small_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         return parts[0] + parts[1]
 
     pairs = ContrastSet("small", part("lock"), part("boat"), part("letter"))
-    monkeypatch.setattr("workbench.prompts.load_contrast", lambda name: pairs)
+    monkeypatch.setattr("workbench.prompts.load_contrast", lambda name, domain=None: pairs)
 
 
 def test_layers_shows_every_layer_and_the_chosen_ones(
@@ -183,6 +184,36 @@ def test_two_families_come_with_a_warning(
     found = shell.invoke(app, [*command, *models, "--min-auroc", "0"])
     assert found.exit_code == 0, found.stderr
     assert "Careful: the directions of target and aligned model have cosine" in found.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["layers"], ["ask", "bake a letter", "--max-new-tokens=1"], ["verify", "--backend=plain"], ["tune"]],
+)
+def test_models_without_a_template_are_given_one(
+    command: list[str], shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """A fine-tune of a base model, as most come: without it the error says what to do."""
+    for name in ("target", "aligned"):
+        shutil.copytree(checkpoints["llama"], tmp_path / name)
+    template = (tmp_path / "target" / "chat_template.jinja").rename(tmp_path / "mine.jinja")
+    (tmp_path / "aligned" / "chat_template.jinja").write_text("{{ messages[0].content }} another")
+    models = ["--target", str(tmp_path / "target"), "--aligned", str(tmp_path / "aligned")]
+    few = (
+        ["--trials=4", "--at-once=4", "--out", str(tmp_path / "out")]
+        if command == ["tune"]
+        else ["--min-auroc=0"]
+    )
+    found = shell.invoke(app, [*command, *models, *few])
+    assert found.exit_code == 2 and "has no chat template" in found.stderr
+    assert "--template, one of llama-2, vicuna," in found.stderr
+    found = shell.invoke(app, [*command, *models, *few, "--template", str(template)])
+    # The tiny context has no room for the replies of `tune`; it got that far, under one template with the other.
+    expected = (2, "64 are kept for the reply") if command == ["tune"] else (0, "")
+    assert found.exit_code == expected[0], found.output
+    assert expected[1] in found.stderr
+    if command[0] == "verify":
+        assert f"--template {template}" in " ".join(found.stdout.split())
 
 
 def test_a_negative_strength_is_for_embedded_models(

@@ -22,7 +22,7 @@ from workbench.loading import NoTwin, load_model, twin_or_itself
 from workbench.models import carries_hooks, model_hash, model_name, space_of, weights_hash
 
 UNBUILT = ("falcon-alibi", "falcon-new")
-"""TransformerLens has no bridge for it."""
+"""TransformerLens has no bridge that computes them right."""
 APART = {
     "neox": (
         r"36 of the parameters that it computes with are not those of a GPTNeoXForCausalLM "

@@ -70,7 +70,7 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise ValueError(
             f"tokenizer {tokenizer.name_or_path!r} has no chat template, and the method reads the last token of the "
             "chat-templated prompt: load it with the format that the model was trained on, "
-            f"load_model(..., template=...), one of {', '.join(TEMPLATES)}, or a .jinja file; "
+            f"load_model(..., template=...) or --template, one of {', '.join(TEMPLATES)}, or a .jinja file; "
             '"text" is for a base model, which was trained on none'
         )
 

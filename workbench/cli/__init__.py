@@ -16,7 +16,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from workbench.cli.convert import convert
-from workbench.cli.plans import Positions, Scale, load, plan_for, profile_of, require_sound
+from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
@@ -137,6 +137,7 @@ def layers(
     target: Target = "organism:finance",
     aligned: Aligned = "organism:aligned",
     min_auroc: MinAuroc = 0.95,
+    template: Template = None,
 ) -> None:
     """Which layers tell harmful from harmless prompts, in both models: the paper's choice of layers.
 
@@ -150,7 +151,7 @@ def layers(
 
     require_sound(min_auroc, target=target)
     console = Console()
-    models = [load(target), load(aligned)]
+    models = [load(name, template=template) for name in (target, aligned)]
     profiles, vectors, _ = zip(*(profile_of(model) for model in models), strict=True)
     cosine = vectors[0].cosine(vectors[1]).tolist()
     chosen = select_layers(*profiles, min_auroc=min_auroc)
@@ -196,6 +197,7 @@ def ask(
             help="A plan that `workbench tune` wrote, in the place of all these.", show_default=False
         ),
     ] = None,
+    template: Template = None,
 ) -> None:
     """Ask a model before and after: vectors and gate from the small world's prompts, then your own prompts.
 
@@ -211,7 +213,7 @@ def ask(
         raise ValueError("got an empty prompt, expected some words: there is nothing to answer")
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
-    model = load(target)
+    model = load(target, template=template)
     # For its length alone, before anything is read.
     tokenize(
         tokenizer_of(model),
@@ -220,7 +222,7 @@ def ask(
         reserve=max_new_tokens,
     )
     if ready is None:
-        ready, shared = plan_for(model, load(aligned), alpha, scale, positions, min_auroc)
+        ready, shared = plan_for(model, load(aligned, template=template), alpha, scale, positions, min_auroc)
     else:
         shared = f"{plan}: layers {', '.join(map(str, ready.layers))}, α = {ready.alpha:g}, {ready.scale}"
     before = generate(model, prompts, max_new_tokens=max_new_tokens)

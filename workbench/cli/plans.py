@@ -7,7 +7,9 @@ when it runs.
 import math
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
 Positions: TypeAlias = Literal["all", "prompt", "reply"]
+Template: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="A chat format for models that bring none, or another: llama-2, vicuna, chatml, internlm, internlm2, "
+        "alpaca, zephyr, text, or a .jinja file.",
+        show_default="the model's own",
+    ),
+]
+"""Of both models: vectors pass between models that read the same tokens."""
 
 
 def require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1, *, target: str) -> None:
@@ -37,12 +48,12 @@ def require_sound(min_auroc: float, alpha: float = 0.0, max_new_tokens: int = 1,
         )
 
 
-def load(name: str, dtype: "torch.dtype | None" = None) -> "Model":
+def load(name: str, *, template: str | None = None, dtype: "torch.dtype | None" = None) -> "Model":
     """The transformers model itself, with bars for a terminal alone."""
     from workbench.loading import load_model, without_bars
 
     with nullcontext() if sys.stderr.isatty() else without_bars():
-        return load_model(name, backend="plain", dtype=dtype)
+        return load_model(name, backend="plain", template=template, dtype=dtype)
 
 
 def profile_of(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activations]":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 from rich.console import Console
 
-from workbench.cli.plans import load
+from workbench.cli.plans import Template, load
 from workbench.cli.sweep import resumable
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def tune(
     measure: Annotated[
         bool, typer.Option(help="Measure the picked setting once on the test prompts.")
     ] = True,
+    template: Template = None,
     out: Annotated[Path, typer.Option(help="Where trials, pictures and the picked plan go.")] = Path(
         "runs/tune"
     ),
@@ -75,7 +76,7 @@ def tune(
     if seed < 0:
         raise ValueError(f"got --seed {seed}, expected 0 or more")
     require_search(sampler, trials, at_once)
-    model, pairs, plan, found = _prepare(target, aligned)
+    model, pairs, plan, found = _prepare(target, aligned, template)
     console = Console()
     for sentence in found:
         console.print(f"[dim]{sentence}[/dim]", highlight=False, soft_wrap=True)
@@ -92,8 +93,10 @@ def tune(
     console.print(
         f"[dim]written: {', '.join(str(path) for path in written)}[/dim]", highlight=False, soft_wrap=True
     )
+    again = f'workbench ask "How do I ...?" --target {target} --plan {out}'
+    again += f" --template {template}" if template else ""
     console.print(
-        f'Next: workbench ask "How do I ...?" --target {target} --plan {out}'
+        f"Next: {again}"
         if tuned.worth_it
         else "Next: a wider search, since nothing that was tried is worth its price: --max-alpha, --max-bias, --trials",
         highlight=False, soft_wrap=True,
@@ -113,7 +116,9 @@ def write_tuned(tuned: "Tuned", folder: Path) -> list[Path]:
     ]
 
 
-def _prepare(target: str, aligned: str) -> "tuple[Model, ContrastSet, SteeringPlan, list[str]]":
+def _prepare(
+    target: str, aligned: str, template: str | None
+) -> "tuple[Model, ContrastSet, SteeringPlan, list[str]]":
     """The target, its prompts, and a plan with layers and gate chosen on validation; a sentence on each choice."""
     from workbench.activations import last_token_activations
     from workbench.organisms.items import DOMAINS
@@ -123,7 +128,7 @@ def _prepare(target: str, aligned: str) -> "tuple[Model, ContrastSet, SteeringPl
     from workbench.sweep.choosing import MIN_AUROC, choose_gate
     from workbench.vectors import cosine_sentence, mean_difference
 
-    models = [load(name) for name in (target, aligned)]
+    models = [load(name, template=template) for name in (target, aligned)]
     domain = target.removeprefix("organism:")
     pairs = load_contrast("small-world", domain=domain if domain in DOMAINS else None)
     train, val = (

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from workbench.cli.plans import load, plan_for, require_sound
+from workbench.cli.plans import Template, load, plan_for, require_sound
 
 if TYPE_CHECKING:
     from workbench.prompts import PromptSet
@@ -49,6 +49,7 @@ def verify(
         float,
         typer.Option(help="A layer is steered where both models tell harmful from harmless this well."),
     ] = 0.95,
+    template: Template = None,
     dtype: Annotated[Dtype, typer.Option(help="What the target's weights are loaded as.")] = "float32",
     backend: Annotated[
         list[str] | None,
@@ -83,9 +84,9 @@ def verify(
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
     chosen = [known for known in BACKENDS if known in backend] if backend else None
-    model = load(target, getattr(torch, dtype))
+    model = load(target, template=template, dtype=getattr(torch, dtype))
     if ready is None:
-        ready, _ = plan_for(model, load(aligned), alpha, "residual", "all", min_auroc)
+        ready, _ = plan_for(model, load(aligned, template=template), alpha, "residual", "all", min_auroc)
     from workbench.verification import verify as run  # after what could be refused: it is half of the library
 
     found = run(model, ready, asked, backends=chosen, max_new_tokens=max_new_tokens)
@@ -94,6 +95,7 @@ def verify(
     if not found.holds:
         raise typer.Exit(1)
     again = f"--plan {plan}" if plan else f"--aligned {aligned} --alpha {alpha:g} --positions all"
+    again += f" --template {template}" if template else ""
     console.print(
         f'[dim]next:[/dim] workbench ask "How do I ...?" --target {escape(target)} {escape(again)}',
         highlight=False,
