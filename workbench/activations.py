@@ -19,6 +19,7 @@ from transformer_lens import ActivationCache
 
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.loading import Model
+from workbench.memory import in_batches, room_for
 from workbench.models import (
     UnseenBlocks,
     context_length,
@@ -173,7 +174,9 @@ def last_token_activations(
     """The residual stream of every layer at each prompt's last token, rows in the prompts' order.
 
     One forward pass without LM head per batch; prompts of like length share a batch, so that little of it
-    is padding.
+    is padding. Where memory runs out on a batch it goes on in smaller ones, and says so.
+
+    Raises `ValueError` for a prompt that the context does not hold, `NoRoom` for one that memory does not.
     """
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}: expected 1 or more")
@@ -181,11 +184,20 @@ def last_token_activations(
     space, tokenizer = space_of(model, site), tokenizer_of(model)
     rows = tokenize(tokenizer, prompts, context_length=context_length(model))
     by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]), reverse=True)
-    values = torch.empty(len(rows), space.n_layers, space.d_model)
-    starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc=f"reading {prompts.name}", unit="batch", disable=not progress):
-        chosen = by_length[start : start + batch_size]
+    shape = len(rows), space.n_layers, space.d_model
+    with room_for(f"{shape[0]:,} prompts of {shape[1]} layers and width {shape[2]}", "read fewer at a time"):
+        values = torch.empty(shape)
+
+    def read(chosen: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
         batch = pad_left([rows[i] for i in chosen], pad_id(tokenizer))
-        values[chosen] = _read_last_position(model, site, batch, space.n_layers).cpu()
+        return _read_last_position(model, site, batch, space.n_layers).cpu()
+
+    def told(chosen: Sequence[int]) -> str:
+        return f"{len(chosen)} prompt{'s' * (len(chosen) > 1)} of up to {len(rows[chosen[0]]):,} tokens"
+
+    with tqdm(total=len(rows), desc=f"reading {prompts.name}", unit="prompt", disable=not progress) as bar:
+        for chosen, found in in_batches(by_length, batch_size, read, told):
+            values[list(chosen)] = found
+            bar.update(len(chosen))
     provenance = Provenance("activations", model_name(model), model_hash(model), prompts.name, prompts.hash)
     return Activations(values, prompts.labels, prompts, space, provenance)

@@ -4,10 +4,11 @@ The trap: importing torch and TransformerLens takes seconds. Every command impor
 `--help` answers at once.
 """
 
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -35,8 +36,10 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit code 2 after an error that its user can mend."""
         try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, ImportError) as error:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except (ValueError, OSError, ImportError, MemoryError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             message = " ".join(str(error).split()) or type(error).__name__
@@ -45,6 +48,24 @@ class OneLineErrors(TyperGroup):
         except (KeyboardInterrupt, SystemExit) as error:
             _say_on_stderr("stopped", error)
             raise typer.Exit(130) from None
+
+
+_PYTHONS_OWN = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of the library as one line; others as ever."""
+    if category.__module__.startswith("workbench."):
+        typer.echo(f"workbench: careful: {message}", err=True)
+    else:
+        _PYTHONS_OWN(message, category, filename, lineno, file, line)
 
 
 def _say_on_stderr(message: str, error: BaseException) -> None:

@@ -13,6 +13,7 @@ from workbench.decoding.asking import Prompts
 from workbench.evaluation.answers import Arm, Judge, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
 from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model
 from workbench.models import model_hash, model_name
 from workbench.provenance import Provenance
@@ -70,9 +71,10 @@ def evaluate(
 
     `placebo` adds an arm `random`: so many random directions in the place of the plan's, of equal length, dealt to the
     prompts in turn. `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the
-    embedded world's replies.
+    embedded world's replies. Warns (`Unrelated`) of vectors that lie to the target's own as random directions do.
     """
     prompts = labelled(prompts)
+    warn_if_unrelated([plan])
     arms = [Arm("unsteered"), Arm("steered", (plan,))]
     if placebo:
         drawn = (random_directions(plan.vectors, seed=seed) for seed in range(placebo))

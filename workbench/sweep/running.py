@@ -29,6 +29,7 @@ from workbench.evaluation.verdicts import Score, Verdict
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
+from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model
 from workbench.models import carries_hooks, model_hash, model_name, tokenizer_of, weights_hash
 from workbench.provenance import Provenance, content_hash
@@ -76,7 +77,8 @@ def run_sweep(
     `ledger` is a file that keeps every reply: the same call goes on where it stopped, and a call with more values
     computes what is new. `keep_text=False` keeps verdicts there, and no texts; the frame has none either. `batch_size`
     is in rows; without it batches hold as many tokens as keep the machine busy. `executor` computes the batches
-    elsewhere, on the same weights; gates are read here.
+    elsewhere, on the same weights; gates are read here. Warns (`Unrelated`) of vectors that lie to the target's own as
+    random directions do; controls are meant to.
 
     Raises `ValueError` for axes beside a `SweepSpec`, and for an executor with other weights; `LedgerError` for a
     ledger that cannot be used.
@@ -94,7 +96,9 @@ def run_sweep(
         )
     axes = dict(alpha=alpha, layers=layers, positions=positions, gates=gates, bias=bias, vectors=vectors)
     spec = _spec(plan, axes, placebo, controls)
-    asked = ask(prompts, spec.arms())
+    arms = spec.arms()
+    warn_if_unrelated(plan for arm in arms if arm.name == "steered" for plan in arm.plans)
+    asked = ask(prompts, arms)
     rows = rows_of(model, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
     terms = Terms(max_new_tokens, tuple(stop_tokens(model)))
     scorer, weights = None if keep_text else judge, weights_hash(model)
