@@ -5,10 +5,10 @@ The trap: importing torch and TransformerLens takes seconds. Every command impor
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -37,7 +37,7 @@ class OneLineErrors(TyperGroup):
         """Run the command; exit code 2 after an error that its user can mend."""
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
+                warnings.showwarning = _one_line_for_our_own(warnings.showwarning)
                 return super().invoke(ctx)
         except (ValueError, OSError, ImportError, MemoryError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
@@ -50,22 +50,16 @@ class OneLineErrors(TyperGroup):
             raise typer.Exit(130) from None
 
 
-_PYTHONS_OWN = warnings.showwarning
+def _one_line_for_our_own(show: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` that says a warning of the library in one line, and leaves others as they are."""
 
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("workbench."):
+            typer.echo(f"workbench: careful: {message}", err=True)
+        else:
+            show(message, category, *where, **more)
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning of the library as one line; others as ever."""
-    if category.__module__.startswith("workbench."):
-        typer.echo(f"workbench: careful: {message}", err=True)
-    else:
-        _PYTHONS_OWN(message, category, filename, lineno, file, line)
+    return show_warning
 
 
 def _say_on_stderr(message: str, error: BaseException) -> None:
