@@ -106,6 +106,11 @@ def test_a_gate_that_was_moved_or_saved_knows_whose_vectors_it_reads_along(
             warn_if_unrelated([plan.with_gate(other)])
 
 
+def test_a_multiple_of_a_stranger_s_vectors_is_a_stranger_s(plan: wb.SteeringPlan):
+    with pytest.warns(wb.Unrelated, match=TOLD):
+        warn_if_unrelated([replace(plan, vectors=2.0 * -plan.vectors)])
+
+
 def test_kin_are_no_strangers(target: PreTrainedModel, plan: wb.SteeringPlan, read: wb.Activations):
     theirs = wb.mean_difference(wb.last_token_activations(relative_of(target), extraction()))
     own = wb.mean_difference(read)

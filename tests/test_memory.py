@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 import workbench as wb
 from workbench.decoding.replies import write_replies
+from workbench.insight.reading import read_texts, texts_of
 from workbench.loading import Model
 from workbench.memory import in_batches, is_out_of_memory, room_for
 from workbench.models import blocks
@@ -192,6 +193,17 @@ def test_replies_stay_what_they_were(babbler: Model, prompts: wb.PromptSet):
         small = wb.generate(babbler, asked, plans, max_new_tokens=6)
     assert small == whole
     assert wb.generate(babbler, asked, plans, max_new_tokens=6) == whole  # nothing stays on the model
+
+
+def test_every_position_of_some_texts_is_one_batch(model: Model, prompts: wb.PromptSet):
+    texts = texts_of(model, prompts)
+    with (
+        room_for_rows(model, 3),
+        pytest.raises(
+            wb.NoRoom, match=r"on every position of 8 texts of up to \d+ tokens: look into fewer at a time"
+        ),
+    ):
+        read_texts(model, texts)
 
 
 def test_one_row_without_room_names_prompt_and_reply(babbler: Model, prompts: wb.PromptSet):

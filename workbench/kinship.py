@@ -38,8 +38,13 @@ def warn_if_unrelated(plans: Iterable[SteeringPlan | None]) -> None:
 
 
 def _said(vectors: SteeringVectors, gate: ThresholdGate, layers: list[int]) -> str | None:
-    theirs, ours = vectors.provenance, _of_vectors(gate.provenance)
-    if ours is None or vectors.space != gate.space or theirs.prompts_hash != ours.prompts_hash:
+    theirs, ours = _origin(vectors.provenance), _origin(gate.provenance)
+    if (
+        theirs is None
+        or ours is None
+        or vectors.space != gate.space
+        or theirs.prompts_hash != ours.prompts_hash
+    ):
         return None
     if any(_is_told_otherwise(each) for one in (theirs, ours) for each in _lineage(one)):
         return None
@@ -55,13 +60,13 @@ def _said(vectors: SteeringVectors, gate: ThresholdGate, layers: list[int]) -> s
     )
 
 
-def _of_vectors(provenance: Provenance) -> Provenance | None:
-    """Of the vectors that a gate was fitted with: the first ancestor of each, up to those."""
-    while provenance.kind != "vectors":
+def _origin(provenance: Provenance) -> Provenance | None:
+    """Of the vectors behind a gate, however it was moved, or behind vectors that are a multiple of others."""
+    while provenance.kind == "gate" or (provenance.note.startswith("times") and not provenance.prompts_hash):
         if not provenance.parents:
             return None
         provenance = provenance.parents[0]
-    return provenance
+    return provenance if provenance.kind == "vectors" else None
 
 
 def _lineage(provenance: Provenance) -> Iterator[Provenance]:
