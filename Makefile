@@ -10,7 +10,7 @@ VENV4  := .venv-tl4
 BIN4   := $(VENV4)/bin
 STAMP4 := $(VENV4)/.installed
 # What holds whatever version TransformerLens has: how models are loaded, read, gated and steered.
-CONTRACT := $(patsubst %,tests/test_%.py,loading models activations vectors gates steering parity mutants identities \
+CONTRACT := $(patsubst %,tests/test_%.py,loading models activations vectors gates lens_hooks steering parity mutants identities \
 	generation packing insight organisms exchange)
 
 .DEFAULT_GOAL := help

@@ -1,5 +1,6 @@
 """Hooks for TransformerLens' own verbs refuse what a bridge would leave out, or do elsewhere, in silence."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import save_model
-from conftest import LENSES
+from conftest import BACKENDS, LENSES
 from parity import N_LAYERS
 
 import workbench as wb
@@ -53,6 +54,19 @@ def run_inside(model: Model, hooks: list[tuple[object, Callable[..., object]]]) 
         return model(IDS)
 
 
+# TransformerLens 4 refuses an unknown name by itself.
+LACKS = ValueError if "hooked" in BACKENDS else KeyError
+
+
+def told(name: str) -> str:
+    if LACKS is KeyError:
+        return f"'{re.escape(name)}' does not exist on this model"
+    return (
+        rf"this model has no hook '{re.escape(name)}': the plan is of a model with other layers, or acts at a site "
+        r"that this one does not show; read the gate on the model you steer, plan\.read\(model, prompts\)"
+    )
+
+
 VERBS = pytest.mark.parametrize("run", [run_with_hooks, run_inside])
 
 
@@ -62,16 +76,12 @@ def test_a_bridge_that_lacks_a_layer_is_refused(
     run: Callable[..., torch.Tensor], layers: list[int], babblers: dict[str, Model], shallow: Model
 ):
     hooks = plan_at(babblers["bridge"], layers).fwd_hooks(reading())
-    with pytest.raises(
-        ValueError,
-        match=r"this model has no hook 'blocks\.5\.hook_resid_post': the plan is of a model with other layers, .*; "
-        r"read the gate on the model you steer, plan\.read\(model, prompts\)",
-    ):
+    with pytest.raises(LACKS, match=told("blocks.5.hook_resid_post")):
         run(shallow, hooks)
     # The hooks are good for the model they are of, before and after.
     moved = run(babblers["bridge"], hooks)
     assert not torch.allclose(moved, run(babblers["bridge"], []), atol=1e-2)
-    with pytest.raises(ValueError, match="this model has no hook"):
+    with pytest.raises(LACKS, match=told("blocks.5.hook_resid_post")):
         run(shallow, hooks)
 
 
@@ -104,7 +114,7 @@ def test_on_a_bridge_resid_mid_is_not_changed_where_it_is_only_read(babblers: di
 def test_parallel_blocks_have_no_resid_mid(tmp_path: Path):
     bridge = load_model(save_model("neox", tmp_path / "neox"), backend="bridge")
     plan = plan_at(bridge, [2], "resid_mid")
-    with pytest.raises(ValueError, match=r"this model has no hook 'blocks\.2\.hook_resid_mid': .* site"):
+    with pytest.raises(LACKS, match=told("blocks.2.hook_resid_mid")):
         run_with_hooks(bridge, plan.fwd_hooks(reading()))
 
 

@@ -1,8 +1,8 @@
 """Adders as hooks for TransformerLens' own verbs: `run_with_hooks(ids, fwd_hooks=...)`, `with model.hooks(...)`.
 
-The trap: a `TransformerBridge` leaves out a hook whose name it does not have, and says nothing; and it has names that
-stand for another point, where what a hook returns is not what goes on. The plan would seem to steer. So the hooks look
-for themselves: one more, at the bottom of the model, sees whether all the names were there.
+The trap: a bridge of TransformerLens 3.9 leaves out a hook whose name it does not have, and says nothing; and every
+bridge has names that stand for another point, where what a hook returns is not what goes on. The plan would seem to
+steer. So the hooks look for themselves: one more, at the bottom of the model, sees whether all the names were there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
