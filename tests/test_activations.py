@@ -7,12 +7,14 @@ import torch
 from conftest import CONTEXT, D_MODEL, LENSES, N_LAYERS
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from workbench.activations import Activations, last_token_activations
 from workbench.chat import encode, render
 from workbench.loading import Model, load_model
 from workbench.models import space_of, tokenizer_of
 from workbench.prompts import Prompt, PromptSet
+from workbench.vectors import mean_difference
 
 
 def reference(folder: Path, prompts: PromptSet) -> Tensor:
@@ -152,3 +154,31 @@ def test_only_the_last_position_is_kept(llamas: dict[str, Model], prompts: Promp
 def test_a_batch_has_rows(llamas: dict[str, Model], prompts: PromptSet, batch_size: int):
     with pytest.raises(ValueError, match=rf"got batch_size={batch_size}: expected 1 or more"):
         last_token_activations(llamas["plain"], prompts, batch_size=batch_size)
+
+
+def test_from_loading_to_the_first_vector_it_is_less_than_two_passes(
+    checkpoints: dict[str, Path], prompts: PromptSet, backend: str, monkeypatch: pytest.MonkeyPatch
+):
+    """In tokens that go through each block: those of the prompts once, and of the loading's check a few."""
+    seen: dict[int, int] = {}
+
+    def counting(kind: type[torch.nn.Module]) -> None:
+        own = kind.forward
+
+        def forward(self: torch.nn.Module, residual: Tensor, *args: object, **kwargs: object) -> object:
+            seen[id(self)] = seen.get(id(self), 0) + residual[..., 0].numel()
+            return own(self, residual, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+    counting(LlamaDecoderLayer)
+    if backend == "hooked":
+        from transformer_lens.components import TransformerBlock  # TransformerLens 4 has none
+
+        counting(TransformerBlock)
+    model = load_model(checkpoints["llama"], backend=backend)
+    mean_difference(last_token_activations(model, prompts))
+    once = encode(tokenizer_of(model), prompts).input_ids.numel()
+    tokens = sorted(seen.values())[-N_LAYERS:]  # a HookedTransformer has blocks of its own
+    assert tokens == [once + (0 if backend == "plain" else 32 if backend == "bridge" else 16)] * N_LAYERS
+    assert sum(seen.values()) < 2 * once * N_LAYERS

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from workbench.cli import app
+from workbench.memory import NoRoom, SmallerBatches
 from workbench.prompts import ContrastSet, PromptSet
 
 COMMANDS = (
@@ -75,6 +77,32 @@ def test_a_message_of_several_lines_becomes_one(shell: CliRunner, monkeypatch: p
     monkeypatch.setattr("workbench.loading.load_model", refuse)
     found = shell.invoke(app, ["ask", "How do I bake bread?"])
     assert (found.exit_code, found.stderr) == (2, "workbench: disk full: got 0 bytes, expected 12\n")
+
+
+def test_what_found_no_room_is_one_line_too(shell: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise NoRoom("memory ran out on 1 row of up to 9,000 tokens: shorten it")
+
+    monkeypatch.setattr("workbench.loading.load_model", fill)
+    found = shell.invoke(app, ["ask", "How do I bake bread?"])
+    assert (found.exit_code, found.stderr) == (
+        2,
+        "workbench: memory ran out on 1 row of up to 9,000 tokens: shorten it\n",
+    )
+
+
+def test_a_warning_of_the_library_is_one_line_and_others_are_python_s(
+    shell: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*_: object, **__: object) -> None:
+        warnings.warn("it goes on in batches of 8", SmallerBatches, stacklevel=2)
+        warnings.warn("something else", UserWarning, stacklevel=2)
+        raise OSError("enough")
+
+    monkeypatch.setattr("workbench.loading.load_model", warn)
+    with pytest.warns(UserWarning, match="something else"):
+        found = shell.invoke(app, ["ask", "How do I bake bread?"])
+    assert found.stderr == "workbench: careful: it goes on in batches of 8\nworkbench: enough\n"
 
 
 def test_debug_shows_where_the_error_was_raised(shell: CliRunner) -> None:

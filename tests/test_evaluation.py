@@ -214,7 +214,7 @@ def test_a_placebo_is_as_long_as_the_plan_and_dealt_to_every_prompt(plain, monke
 
 @pytest.mark.parametrize("verb", [wb.evaluate, partial(wb.run_sweep, alpha=[0.1])])
 def test_prompts_without_labels_are_refused_before_any_is_answered(plain, verb, monkeypatch):
-    monkeypatch.setattr("workbench.evaluation.answers.generate", pytest.fail)
+    monkeypatch.setattr("workbench.evaluation.answers.reply_to", pytest.fail)
     with pytest.raises(ValueError, match=r"got 2 prompts without a label.*from_texts\(name, texts, label\)"):
         verb(plain, ["how do i", "and how"], plan_for(plain))
 

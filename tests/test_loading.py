@@ -482,9 +482,38 @@ def test_tokenizers_that_split_one_vocabulary_differently_are_told_apart(
     plan = wb.SteeringPlan(vectors, gate=wb.AlwaysOpen(), layers=[1], alpha=1.0)
     with pytest.raises(
         wb.SpaceMismatch,
-        match=r"tokenizer_hash=.*: the vocabularies differ, or how texts are split into them: give both models one",
+        match=r"tokenizer_hash=.*: the vocabularies differ, or how texts and the marks of the chat template are split "
+        "into them, workbench show-prompt of either model shows the tokens: give both one tokenizer",
     ):
         wb.generate(ours, prompts, plan, max_new_tokens=1)
+
+
+def test_a_mark_that_falls_apart_is_told_though_the_vocabulary_is_the_same(
+    checkpoints: dict[str, Path], tmp_path: Path, prompts: wb.PromptSet
+):
+    """As where a fine-tune lost what said that a mark of its chat template is one token."""
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "careless")
+    file, settings = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    told = json.loads(file.read_text())
+    told["added_tokens"] = [token for token in told["added_tokens"] if token["content"] != "<assistant>"]
+    file.write_text(json.dumps(told))
+    said = json.loads(settings.read_text())
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        if key in said:
+            said[key] = [token for token in said[key] if token != "<assistant>"]
+    said.pop("added_tokens_decoder", None)
+    settings.write_text(json.dumps(said))
+    ours, theirs = load_model(checkpoints["llama"], backend="plain"), load_model(folder, backend="plain")
+    assert tokenizer_of(ours).get_vocab() == tokenizer_of(theirs).get_vocab()
+    assert len(wb.show_prompt(tokenizer_of(ours), "bake").tokens) < len(
+        wb.show_prompt(tokenizer_of(theirs), "bake").tokens
+    )
+    vectors = wb.mean_difference(wb.last_token_activations(theirs, prompts))
+    with pytest.raises(
+        wb.SpaceMismatch,
+        match=r"tokenizer_hash=.* the marks of the chat template .* show-prompt of either model shows",
+    ):
+        vectors.cosine(wb.mean_difference(wb.last_token_activations(ours, prompts)))
 
 
 @hooked_only

@@ -55,7 +55,11 @@ def test_equal_spaces_pass():
             {"d_model": 64},
             "vectors: made with d_model=64, used with d_model=32: use two models of one base, equal in depth",
         ),
-        ({"n_layers": 6}, "made with n_layers=6, used with n_layers=4: use two models of one base, equal"),
+        (
+            {"n_layers": 6},
+            "made with n_layers=6, used with n_layers=4: use two models of one base, equal in depth and width, or map "
+            r"the vectors: map_vectors\(fit_map\(theirs, ours\), .*; `workbench transfer` measures what that is worth",
+        ),
         ({"site": "resid_pre"}, "made with site='resid_pre', used with site='resid_post': .* the same site="),
         (
             {"processing": "fold_ln"},
@@ -64,7 +68,7 @@ def test_equal_spaces_pass():
         ({"template_hash": "x"}, "template_hash='x'.*: the chat templates differ, .*: give both models one"),
         (
             {"tokenizer_hash": "x"},
-            "tokenizer_hash='x'.*: the vocabularies differ, .*: give both models one tokenizer",
+            "tokenizer_hash='x'.*: the vocabularies differ, .* show-prompt .*: give both one tokenizer",
         ),
     ],
 )

@@ -279,9 +279,14 @@ def test_a_plan_of_another_space_is_refused(
         plan.read(llamas["plain"], prompts)
     with pytest.raises(SpaceMismatch, match=r"the plan's vectors: .*equal in depth and width"):
         wb.generate(llamas["plain"], prompts, plan, max_new_tokens=4)
-    foreign = replace(plan.gate, space=replace(plan.gate.space, processing="fold_ln"))
-    with pytest.raises(SpaceMismatch, match=r"processing='fold_ln'"):
-        wb.generate(babblers["plain"], prompts, plan.with_gate(foreign), max_new_tokens=4)
+    folded = replace(plan.gate.space, processing="fold_ln", site="resid_pre")
+    foreign = replace(
+        plan, vectors=replace(plan.vectors, space=folded), gate=replace(plan.gate, space=folded)
+    )
+    with pytest.raises(
+        SpaceMismatch, match=r"the plan's vectors: made with processing='fold_ln', .*: load both raw"
+    ):
+        wb.generate(babblers["plain"], prompts, foreign, max_new_tokens=4)
 
 
 def test_a_model_without_a_chat_template_is_told_so(
@@ -301,3 +306,52 @@ def test_a_model_without_a_chat_template_is_told_so(
         wb.generate(babbler, prompts, plan, max_new_tokens=4)
     with refused, wb.steered(babbler, plan, prompts):
         pass
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (
+            dict(n_layers=N_LAYERS + 2),
+            "n_layers=6, used with n_layers=8: use two models of one base, equal in depth",
+        ),
+        (
+            dict(d_model=48),
+            "d_model=32, used with d_model=48: .* or map the vectors: .*; `workbench transfer` measures",
+        ),
+        (
+            dict(processing="fold_ln"),
+            "processing='raw', used with processing='fold_ln': load both raw: load_model",
+        ),
+        (dict(template_hash="x"), "the chat templates differ, .*: give both models one, load_model"),
+        (
+            dict(tokenizer_hash="x"),
+            "the vocabularies differ, or how texts and the marks of the chat template are split",
+        ),
+    ],
+)
+def test_vectors_and_gate_of_two_spaces_make_no_plan(
+    plan: wb.SteeringPlan, change: dict[str, object], what: str
+) -> None:
+    space = replace(plan.gate.space, **change)
+    rows = torch.nn.functional.normalize(torch.ones(space.n_layers, space.d_model), dim=-1)
+    gate = wb.ThresholdGate(rows, torch.zeros(space.n_layers), 1, space, wb.Provenance("gate"))
+    with pytest.raises(SpaceMismatch, match=f"the plan's vectors, beside its gate: made with .*{what}"):
+        plan.with_gate(gate)
+
+
+def test_a_gate_may_read_at_another_site_than_its_plan_acts(plan: wb.SteeringPlan) -> None:
+    gate = replace(plan.gate, space=replace(plan.gate.space, site="resid_pre"))
+    assert plan.with_gate(gate).gate.space.site == "resid_pre"
+
+
+@pytest.mark.parametrize("change", [dict(d_model=48), dict(n_layers=N_LAYERS + 2)])
+def test_plans_of_two_models_are_no_batch(plan: wb.SteeringPlan, change: dict[str, int]) -> None:
+    space = replace(plan.vectors.space, **change)
+    shape = space.n_layers, space.d_model
+    vectors = wb.SteeringVectors.from_values(
+        torch.ones(shape), torch.ones(shape[0]), space, wb.Provenance("vectors")
+    )
+    other = replace(plan, vectors=vectors, gate=wb.AlwaysOpen())
+    with pytest.raises(SpaceMismatch, match=r"plans of one batch: made with .*: use two models of one base"):
+        wb.compile_shift([plan, other], torch.ones(2, N_LAYERS, dtype=torch.bool))

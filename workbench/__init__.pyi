@@ -34,9 +34,12 @@ from workbench.insight.steered import refusal_lead as refusal_lead
 from workbench.insight.steered import steered_residuals as steered_residuals
 from workbench.insight.tokens import jailbreak_twins as jailbreak_twins
 from workbench.insight.tokens import token_map as token_map
+from workbench.kinship import Unrelated as Unrelated
 from workbench.loading import load_model as load_model
 from workbench.loading import load_tokenizer as load_tokenizer
 from workbench.loading import plain_twin as plain_twin
+from workbench.memory import NoRoom as NoRoom
+from workbench.memory import SmallerBatches as SmallerBatches
 from workbench.models import residual_hooks as residual_hooks
 from workbench.models import space_of as space_of
 from workbench.profiles import LayerProfile as LayerProfile

@@ -20,6 +20,7 @@ from transformer_lens import ActivationCache
 
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.loading import Model
+from workbench.memory import in_batches, room_for
 from workbench.models import (
     UnseenBlocks,
     context_length,
@@ -164,11 +165,10 @@ def _read_last_position(
     return rearrange(layers, "layer prompt d_model -> prompt layer d_model")
 
 
-def _batches(lengths: Sequence[int], batch_size: int, *, padded: bool) -> list[list[int]]:
-    """The numbers of the rows of each batch, the longest rows first; of one length where none may be padded."""
+def _batched_together(lengths: Sequence[int], *, padded: bool) -> list[list[int]]:
+    """The numbers of the rows that may share a batch, the longest first; of one length where none may be padded."""
     by_length = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
-    alike = [by_length] if padded else [list(of) for _, of in groupby(by_length, key=lambda i: lengths[i])]
-    return [rows[at : at + batch_size] for rows in alike for at in range(0, len(rows), batch_size)]
+    return [by_length] if padded else [list(of) for _, of in groupby(by_length, key=lambda i: lengths[i])]
 
 
 def last_token_activations(
@@ -183,16 +183,30 @@ def last_token_activations(
 
     One forward pass without LM head per batch; prompts of like length share a batch, so that little of it
     is padding. A model that keeps a running state, which padding may move, is given prompts of one length at a time.
+    Where memory runs out on a batch it goes on in smaller ones, and says so.
+
+    Raises `ValueError` for a prompt that the context does not hold, `NoRoom` for one that memory does not.
     """
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}: expected 1 or more")
     prompts = as_prompt_set(prompts)
     space, tokenizer = space_of(model, site), tokenizer_of(model)
     rows = tokenize(tokenizer, prompts, context_length=context_length(model))
-    batches = _batches([len(row) for row in rows], batch_size, padded=not has_running_state(model))
-    values = torch.empty(len(rows), space.n_layers, space.d_model)
-    for chosen in tqdm(batches, desc=f"reading {prompts.name}", unit="batch", disable=not progress):
+    shape = len(rows), space.n_layers, space.d_model
+    with room_for(f"{shape[0]:,} prompts of {shape[1]} layers and width {shape[2]}", "read fewer at a time"):
+        values = torch.empty(shape)
+
+    def read(chosen: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
         batch = pad_left([rows[i] for i in chosen], pad_id(tokenizer))
-        values[chosen] = _read_last_position(model, site, batch, space.n_layers).cpu()
+        return _read_last_position(model, site, batch, space.n_layers).cpu()
+
+    def told(chosen: Sequence[int]) -> str:
+        return f"{len(chosen)} prompt{'s' * (len(chosen) > 1)} of up to {len(rows[chosen[0]]):,} tokens"
+
+    with tqdm(total=len(rows), desc=f"reading {prompts.name}", unit="prompt", disable=not progress) as bar:
+        for together in _batched_together([len(row) for row in rows], padded=not has_running_state(model)):
+            for chosen, found in in_batches(together, batch_size, read, told):
+                values[list(chosen)] = found
+                bar.update(len(chosen))
     provenance = Provenance("activations", model_name(model), model_hash(model), prompts.name, prompts.hash)
     return Activations(values, prompts.labels, prompts, space, provenance)

@@ -11,6 +11,7 @@ whole reply, and refused for any other batch.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +24,11 @@ from workbench.decoding.asking import Plans, Prompts, rows_of
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Forced
 from workbench.decoding.replies import Reply, stop_tokens, write_replies
-from workbench.decoding.rows import Row, RowKey
+from workbench.decoding.rows import Row, RowKey, size_of
 from workbench.gates import GateReading
+from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model
+from workbench.memory import in_batches, room_for
 from workbench.models import (
     context_length,
     device_of,
@@ -82,10 +85,32 @@ def generate(
     these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's generation config call
     the end of a text.
 
+    Where memory runs out on a batch it goes on in smaller ones, with the same tokens up to near ties, and warns
+    (`SmallerBatches`). It warns (`Unrelated`) of vectors that lie to the target's own as random directions do.
+
     Raises `ValueError` for a prompt without room for its reply (by default, for one token of it), for plans or a
     reading made for other prompts, and for logits that are no numbers; `SpaceMismatch` for a plan made for other
-    models.
+    models; `NoRoom` for a row that finds no room in memory alone.
     """
+    warn_if_unrelated([plans] if isinstance(plans, SteeringPlan) else plans or ())
+    return reply_to(
+        model, prompts, plans, max_new_tokens=max_new_tokens, batch_size=batch_size, reading=reading,
+        stop_ids=stop_ids, progress=progress,
+    )  # fmt: skip
+
+
+def reply_to(
+    model: Model,
+    prompts: Prompts,
+    plans: Plans,
+    *,
+    max_new_tokens: int | None,
+    batch_size: int,
+    reading: GateReading | None = None,
+    stop_ids: Sequence[int] | None = None,
+    progress: bool = False,
+) -> list[Completion]:
+    """`generate`, for plans of which some are controls: no word about whose vectors they are."""
     asked = 1 if max_new_tokens is None else max_new_tokens
     if asked < 1 or batch_size < 1:
         raise ValueError(
@@ -98,10 +123,10 @@ def generate(
     # By length, because prompts of one length need no padding.
     queue = sorted(distinct_rows(rows), key=lambda row: len(row.ids))
     replies: dict[RowKey, Reply] = {}
+    write = partial(write_replies, model, max_new_tokens=max_new_tokens, stop_ids=listed)
+    told = partial(size_of, max_new_tokens=max_new_tokens)
     with tqdm(total=len(queue), desc="generating", unit="row", disable=not progress) as bar:
-        for start in range(0, len(queue), batch_size):
-            batch = queue[start : start + batch_size]
-            written = write_replies(model, batch, max_new_tokens=max_new_tokens, stop_ids=listed)
+        for batch, written in in_batches(queue, batch_size, write, told):
             replies |= {row.key: reply for row, reply in zip(batch, written, strict=True)}
             bar.update(len(batch))
     return completions(rows, tokenizer_of(model), replies)
@@ -136,7 +161,10 @@ def teacher_forced_logits(
         )
     padded = [[*reply, *[0] * (n_steps - len(reply))] for reply in replies]
     forced = Forced(torch.tensor(padded, device=device_of(model)))
-    decode(model, rows, forced, n_steps)
+    with room_for(
+        size_of(rows, max_new_tokens=n_steps), "all rows are one batch here: force fewer at a time"
+    ):
+        decode(model, rows, forced, n_steps)
     logits = torch.stack(forced.logits, dim=1)
     return [row[: len(reply)] for row, reply in zip(logits, replies, strict=True)]
 
@@ -198,6 +226,7 @@ def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[Stee
     prompt or the reply only: there the first positions of every pass are taken for the prompt's. Under a plan that
     shifts everywhere such a pass is taken at its word.
     """
+    warn_if_unrelated([plan])
     prompts = as_prompt_set(prompts)
     reading = plan.read(model, prompts)
     shift = compile_shift(plan, reading.open)

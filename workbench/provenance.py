@@ -33,7 +33,7 @@ class SpaceMismatch(ValueError):
 
 _MAP_IT = (
     "use two models of one base, equal in depth and width, or map the vectors: "
-    "map_vectors(fit_map(theirs, ours), vectors, like=...)"
+    "map_vectors(fit_map(theirs, ours), vectors, like=...); `workbench transfer` measures what that is worth"
 )
 _REMEDIES = {
     "n_layers": _MAP_IT,
@@ -46,8 +46,9 @@ _REMEDIES = {
         "load_model(..., template=...)"
     ),
     "tokenizer_hash": (
-        "the vocabularies differ, or how texts are split into them: give both models one tokenizer, "
-        "load_model(..., tokenizer=...), or map the vectors, map_vectors(fit_map(theirs, ours), vectors, like=...)"
+        "the vocabularies differ, or how texts and the marks of the chat template are split into them, workbench "
+        "show-prompt of either model shows the tokens: give both one tokenizer, load_model(..., tokenizer=...), or map "
+        "the vectors, map_vectors(fit_map(theirs, ours), vectors, like=...)"
     ),
 }
 

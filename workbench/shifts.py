@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from workbench.provenance import SpaceMismatch
+
 Adder: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -114,6 +116,11 @@ def _adder(shift: Float[Tensor, "row pos_or_1 d_model"]) -> Adder:
             raise ValueError(
                 f"this shift was made for a batch of {len(shift)} rows and met one of {len(residual)}: "
                 "read the gate for the batch you run (plan.read), and compile again"
+            )
+        if residual.shape[-1] != shift.shape[-1]:
+            raise SpaceMismatch(
+                f"this shift is {shift.shape[-1]} wide and met a residual of width {residual.shape[-1]}: it is of "
+                "another model; read the gate on the model you steer, plan.read(model, prompts)"
             )
         return residual + shift.to(residual)
 

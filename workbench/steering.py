@@ -12,11 +12,11 @@ sees the shift itself, and opens because it is open; only a plan that decides on
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from operator import index
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,11 +25,12 @@ from torch import Tensor
 from workbench.activations import last_token_activations
 from workbench.chat import require_template
 from workbench.gates import Gate, GateReading, ThresholdGate
+from workbench.lens_hooks import LensHook, lens_hooks
 from workbench.loading import Model
-from workbench.models import hook_name, space_of, tokenizer_of
+from workbench.models import space_of, tokenizer_of
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Space, content_hash
-from workbench.shifts import Adder, Shift
+from workbench.shifts import Shift
 from workbench.vectors import SteeringVectors
 
 Scale: TypeAlias = Literal["raw", "residual", "gap"]
@@ -102,6 +103,10 @@ class SteeringPlan:
                 f"got alpha={reprlib.repr(self.alpha)} with scale={self.scale!r}, expected a finite number that gives "
                 "shifts of finite length in float32: alpha=0 leaves the model unsteered"
             )
+        if self.gate.space is not None:
+            # Of one model, or of two that share a space; the sites may differ.
+            of_gate = replace(self.gate.space, site=self.vectors.space.site)
+            of_gate.require(self.vectors.space, "the plan's vectors, beside its gate")
         if self.deciding == "online":
             self._require_readable_online()
 
@@ -184,10 +189,12 @@ class SteeringPlan:
         require_space(model, [self])
         return self.gate.read(last_token_activations(model, prompts, site=gate_site(self.gate)))
 
-    def fwd_hooks(self, reading: GateReading) -> list[tuple[str, Callable[..., Tensor]]]:
+    def fwd_hooks(self, reading: GateReading) -> list[LensHook]:
         """Hooks for TransformerLens: `model.run_with_hooks(ids, fwd_hooks=plan.fwd_hooks(reading), ...)`.
 
-        They shift every position they see, of exactly the rows in `reading`, in that order.
+        They shift every position they see, of exactly the rows in `reading`, in that order. The first of them, at the
+        bottom of the model, adds nothing: it raises `ValueError` in a model that lacks one of the others' names, which
+        a bridge would leave out in silence.
 
         Raises `ValueError` for a plan that hooks cannot carry out: one that shifts the prompt or the reply only,
         decides online, or answers with a preset refusal; for a reading that another gate made.
@@ -199,9 +206,7 @@ class SteeringPlan:
                 "the plan answers with a preset refusal, which no hook can do: use generate(...)"
             )
         shift = compile_shift(self, reading.open)
-        return [
-            (hook_name(layer, shift.site), _as_lens_hook(add)) for layer, add in shift.everywhere().items()
-        ]
+        return lens_hooks(shift.site, shift.everywhere())
 
     def _require_readable_online(self) -> None:
         if self.refusal is not None:
@@ -231,17 +236,15 @@ def common_site(plans: Sequence[SteeringPlan | None]) -> str:
 
 
 def require_space(model: Model, plans: Sequence[SteeringPlan]) -> None:
-    """Refuse plans whose vectors or gate live in another space than the model (`SpaceMismatch`)."""
+    """Refuse plans whose vectors live in another space than the model (`SpaceMismatch`); their gates live in theirs."""
     if plans:
         require_template(tokenizer_of(model))  # or it would pass for one that has another
     # Once per site, because hashing a large vocabulary takes a moment.
     here: dict[str, Space] = {}
-    for plan in plans:
-        for what, space in (("the plan's vectors", plan.vectors.space), ("the plan's gate", plan.gate.space)):
-            if space is not None:
-                if space.site not in here:
-                    here[space.site] = space_of(model, space.site)
-                here[space.site].require(space, what)
+    for space in (plan.vectors.space for plan in plans):
+        if space.site not in here:
+            here[space.site] = space_of(model, space.site)
+        here[space.site].require(space, "the plan's vectors")
 
 
 def require_clean(plans: Sequence[SteeringPlan | None]) -> None:
@@ -269,13 +272,16 @@ def compile_shift(
         raise ValueError(
             f"got {len(each)} plans for a reading of {len(opened)} prompts: pass one plan, or one per row"
         )
-    for depth in {plan.vectors.space.n_layers for plan in each if plan is not None}:
+    site = common_site(each)
+    spaces = list({plan.vectors.space: None for plan in each if plan is not None})
+    for other in spaces[1:]:
+        spaces[0].require(other, "plans of one batch")
+    for depth in {space.n_layers for space in spaces}:
         if opened.shape[1] != depth:
             raise ValueError(
                 f"got decisions for {opened.shape[1]} layers and a plan for a model of {depth}: "
                 "read the gate on the model you steer, plan.read(model, prompts)"
             )
-    site = common_site(each)
     shifting: dict[SteeringPlan, list[int]] = {}
     for i, plan in enumerate(each):
         if plan is not None and plan.refusal is None:
@@ -291,10 +297,3 @@ def compile_shift(
         on_prompt[rows] = plan.positions in ("all", "prompt")
         on_reply[rows] = plan.positions in ("all", "reply")
     return Shift(values, layers, site, on_prompt, on_reply).gated(opened)
-
-
-def _as_lens_hook(add: Adder) -> Callable[..., Tensor]:
-    def hook_function(tensor: Tensor, hook: Any) -> Tensor:
-        return add(tensor)
-
-    return hook_function

@@ -24,6 +24,8 @@ from workbench.provenance import Provenance, Space, content_hash, foreign, load_
 
 RESOLUTION = 1e-6
 """A difference shorter than this share of the residual norm is rounding, not a direction."""
+RANDOM, SHUFFLED = "random directions", "shuffled labels"
+"""With these words begin the notes of controls."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +183,14 @@ def shuffled_labels(activations: Activations, *, seed: int) -> SteeringVectors:
         half = len(index) // 2
         side[index[:half]] = True
         kept[index[: 2 * half]] = True
-    return _difference(activations.where(kept), side[kept], note=f"shuffled labels, seed {seed}")
+    return _difference(activations.where(kept), side[kept], note=f"{SHUFFLED}, seed {seed}")
 
 
 def random_directions(like: SteeringVectors, *, seed: int) -> SteeringVectors:
     """A control: an independent, uniformly random direction at each layer, with the norms of `like`."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(like.directions.shape, generator=generator)
-    provenance = Provenance("vectors", note=f"random directions, seed {seed}", parents=(like.provenance,))
+    provenance = Provenance("vectors", note=f"{RANDOM}, seed {seed}", parents=(like.provenance,))
     return replace(like, directions=values / values.norm(dim=-1, keepdim=True), provenance=provenance)
 
 

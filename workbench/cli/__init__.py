@@ -4,7 +4,8 @@ The trap: importing torch and TransformerLens takes seconds. Every command impor
 `--help` answers at once.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,8 +36,10 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; exit code 2 after an error that its user can mend."""
         try:
-            return super().invoke(ctx)
-        except (ValueError, OSError, ImportError) as error:
+            with warnings.catch_warnings():
+                warnings.showwarning = _one_line_for_our_own(warnings.showwarning)
+                return super().invoke(ctx)
+        except (ValueError, OSError, ImportError, MemoryError) as error:
             if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             message = " ".join(str(error).split()) or type(error).__name__
@@ -45,6 +48,18 @@ class OneLineErrors(TyperGroup):
         except (KeyboardInterrupt, SystemExit) as error:
             _say_on_stderr("stopped", error)
             raise typer.Exit(130) from None
+
+
+def _one_line_for_our_own(show: Callable[..., None]) -> Callable[..., None]:
+    """`warnings.showwarning` that says a warning of the library in one line, and leaves others as they are."""
+
+    def show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.startswith("workbench."):
+            typer.echo(f"workbench: careful: {message}", err=True)
+        else:
+            show(message, category, *where, **more)
+
+    return show_warning
 
 
 def _say_on_stderr(message: str, error: BaseException) -> None:

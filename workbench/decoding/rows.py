@@ -58,6 +58,14 @@ class Row:
         return self.ids, self.plan.id if self.opened is None else self.plan.effect(self.opened)
 
 
+def size_of(rows: Sequence[Row], *, max_new_tokens: int) -> str:
+    """How large a batch of these rows is, in words."""
+    longest = max(len(row.ids) for row in rows)
+    return (
+        f"{len(rows)} row{'s' * (len(rows) > 1)} of up to {longest:,} tokens and {max_new_tokens:,} of reply"
+    )
+
+
 class Decisions:
     """What the gates of a batch decide: known beforehand, or read while the pass over the prompts climbs the layers.
 

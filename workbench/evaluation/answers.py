@@ -16,7 +16,7 @@ import pandas as pd
 from workbench.decoding.asking import Prompts
 from workbench.evaluation.utility import answers_correctly
 from workbench.evaluation.verdicts import Score
-from workbench.generation import Completion, generate
+from workbench.generation import Completion, reply_to
 from workbench.loading import Model
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan
@@ -146,7 +146,7 @@ def answer(
     steered layer) and near_ties.
     """
     asked = ask(prompts, arms)
-    completions = generate(
+    completions = reply_to(
         model,
         asked.prompts,
         asked.plans,

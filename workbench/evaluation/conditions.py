@@ -72,7 +72,7 @@ def goal_priority(prompt: Prompt) -> Prompt:
 
 def matched(control: SteeringVectors, like: SteeringVectors) -> SteeringVectors:
     """The directions of `control` with the lengths of `like`: at equal α, shifts of equal length on every scale."""
-    like.space.require(control.space, "control vectors")
+    like.space.require(control.space, "vectors beside the plan's own")
     return replace(control, norms=like.norms, residual_norms=like.residual_norms)
 
 

@@ -13,6 +13,7 @@ from workbench.decoding.asking import Prompts
 from workbench.evaluation.answers import Arm, Judge, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
 from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model, twin_or_itself
 from workbench.models import model_hash, model_name
 from workbench.provenance import Provenance
@@ -76,9 +77,11 @@ def evaluate(
     `placebo` adds an arm `random`: so many random directions in the place of the plan's, of equal length, dealt to the
     prompts in turn. `judge` gives a text, and whether it ended by itself, one `Score`; the default knows only the
     embedded world's replies. A bridge's replies are written by its plain twin, where it has one (`plain_twin`);
-    `twin=False` keeps them on the bridge.
+    `twin=False` keeps them on the bridge. Warns (`Unrelated`) of vectors that lie to the target's own as random
+    directions do.
     """
     prompts = labelled(prompts)
+    warn_if_unrelated([plan])
     arms = [Arm("unsteered"), Arm("steered", (plan,))]
     if placebo:
         drawn = (random_directions(plan.vectors, seed=seed) for seed in range(placebo))

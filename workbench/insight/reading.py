@@ -21,7 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.decoding.asking import Prompts
 from workbench.loading import Model
+from workbench.memory import room_for
 from workbench.models import (
+    UnseenBlocks,
     context_length,
     model_name,
     n_layers,
@@ -86,8 +88,16 @@ def read_texts(
         kept[layer] = residual.float().cpu().clone()
 
     depth = n_layers(model)
-    with residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}):
+    n_texts, width = texts.batch.input_ids.shape
+    with (
+        residual_hooks(model, site, {layer: partial(keep, layer) for layer in range(depth)}),
+        room_for(
+            f"every position of {n_texts:,} texts of up to {width:,} tokens", "look into fewer at a time"
+        ),
+    ):
         run_body(model, texts.batch)
+    if unseen := [layer for layer in range(depth) if layer not in kept]:
+        raise UnseenBlocks(model, unseen)
     return rearrange([kept[layer] for layer in range(depth)], "layer prompt pos d -> prompt layer pos d")
 
 

@@ -16,13 +16,14 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.loading.weights import brief
+from workbench.memory import NoRoom, is_out_of_memory
 
 try:
     from transformer_lens import HookedTransformer
 except ImportError:  # TransformerLens 4 has the bridge alone
     HookedTransformer = TransformerBridge  # type: ignore[assignment, misc]
 
-CANNOT = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+CANNOT = (AttributeError, KeyError, MemoryError, NotImplementedError, RuntimeError, TypeError, ValueError)
 """What TransformerLens raises on an architecture that it cannot hold."""
 
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
@@ -110,6 +111,11 @@ def as_hooked(
                 parameter.data = parameter.new_empty(0)
         _copy_into(model, weights)
     except CANNOT as error:
+        if is_out_of_memory(error):
+            raise NoRoom(
+                f"memory ran out on a HookedTransformer of this {architecture}, which holds a copy of the weights: "
+                'load it with backend="plain" or "bridge", which hold none, or in dtype=torch.bfloat16'
+            ) from error
         raise ValueError(
             f"TransformerLens cannot build a HookedTransformer from a {architecture} ({brief(error)}): "
             'load it with backend="bridge" or "plain", or pass a HookedTransformer of your own'

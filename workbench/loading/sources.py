@@ -13,6 +13,8 @@ from transformers.utils.hub import cached_file
 
 from workbench.shipped import shipped_path
 
+_POINTER = b"version https://git-lfs."
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -63,6 +65,15 @@ class Checkpoint:
         """What a file of settings says; empty where there is none."""
         path = self.file(name)
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path else {}
+
+    def unfetched(self) -> list[str]:
+        """The files of a folder that are pointers of Git LFS, which a clone leaves there that fetches no content."""
+        if not isinstance(self.source, Path):
+            return []
+        files = sorted(
+            path for path in self.source.glob("*") if path.is_file() and path.stat().st_size < 1024
+        )
+        return [path.name for path in files if path.read_bytes().startswith(_POINTER)]
 
     def adapter_base(self) -> "Checkpoint | None":
         """The model that a low-rank delta belongs to: an embedded one lies beside it. None for a whole model."""

@@ -40,7 +40,8 @@ def read_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
             )
         return found
     except UNREADABLE as error:
-        raise ValueError(
-            f"{checkpoint.name!r} has no readable tokenizer ({brief(error)}): "
-            "pass one, load_model(..., tokenizer=...)"
-        ) from error
+        reason, remedy = brief(error), "pass one, load_model(..., tokenizer=...)"
+        if pointers := checkpoint.unfetched():
+            reason = f"{', '.join(pointers[:3])}: pointers of Git LFS"
+            remedy = "fetch the content, git lfs pull"
+        raise ValueError(f"{checkpoint.name!r} has no readable tokenizer ({reason}): {remedy}") from error

@@ -14,12 +14,11 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -37,9 +36,10 @@ from transformers.utils import logging
 
 from workbench.loading.holding import Holding
 from workbench.loading.sources import Checkpoint
+from workbench.memory import is_out_of_memory
 
-UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError)
-"""What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated or incomplete."""
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, SafetensorError)
+"""What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated, incomplete or too large."""
 
 
 def read_checkpoint(
@@ -84,9 +84,12 @@ def _unreadable(checkpoint: Checkpoint, error: Exception) -> ValueError:
             "check the id and the connection (HF_HUB_OFFLINE=1 asks the cache alone, and answers at once); an "
             'embedded model is "organism:NAME", a folder its path'
         )
+    if pointers := checkpoint.unfetched():
+        found = f"{', '.join(pointers[:3])} came as pointers of Git LFS, without their content"
+        remedy = "git lfs pull in that folder fetches it"
     if isinstance(error, _NotTaken):
         return ValueError(f"could not load {checkpoint.name!r}: {error}")
-    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
+    if is_out_of_memory(error):
         found = "there is no room for it"
         remedy = (
             'dtype=torch.bfloat16 takes half of float32, device_map="auto" several devices, bits=8 a quarter'
@@ -152,7 +155,8 @@ def _require_safetensors(checkpoint: Checkpoint, config: PreTrainedConfig) -> No
     # A config may name another file, even a pickled one; use_safetensors alone would not keep it out.
     if told := getattr(config, "transformers_weights", None):
         raise _NotTaken(f"its config.json sends readers to {told!r}: take transformers_weights out of it")
-    if checkpoint.file("model.safetensors"):
+    if whole := checkpoint.file("model.safetensors"):
+        _require_uncut([whole])
         return
     shards = sorted(set(checkpoint.json("model.safetensors.index.json").get("weight_map", {}).values()))
     if not shards:
@@ -168,6 +172,17 @@ def _require_safetensors(checkpoint: Checkpoint, config: PreTrainedConfig) -> No
                 f"{len(missing)} of the {len(shards)} files that its index names are not there: "
                 f"{', '.join(missing[:3])}"
             )
+        _require_uncut([checkpoint.source / name for name in shards])
+
+
+def _require_uncut(files: Sequence[Path]) -> None:
+    """Refuse, by its name, a file that is shorter or longer than its header says: transformers does not tell which."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise OSError(f"{file.name}: {brief(error)}") from error
 
 
 @contextmanager

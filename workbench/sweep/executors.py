@@ -6,15 +6,14 @@ batch as it comes.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol, runtime_checkable
 
-import torch
-
 from workbench.decoding.replies import Reply, write_replies
-from workbench.decoding.rows import Row
+from workbench.decoding.rows import Row, size_of
 from workbench.decoding.sharing import shares_prompts
 from workbench.loading import Model
+from workbench.memory import in_batches
 from workbench.models import weights_hash
 from workbench.sweep.packing import find_budget
 
@@ -70,18 +69,9 @@ class InProcess:
 
 
 def write_or_split(model: Model, rows: Sequence[Row], terms: Terms, *, share: bool) -> list[Reply]:
-    """The replies to a batch, in halves where a GPU has no room for the whole."""
-    try:
-        return write_replies(
-            model, rows, max_new_tokens=terms.max_new_tokens, stop_ids=terms.stop_ids, share=share
-        )
-    except torch.OutOfMemoryError:
-        if len(rows) == 1:
-            raise
-    half = len(rows) // 2  # outside of the handler, which holds on to what the failed batch had made
-    torch.cuda.empty_cache()
-    return [
-        reply
-        for part in (rows[:half], rows[half:])
-        for reply in write_or_split(model, part, terms, share=share)
-    ]
+    """The replies to a batch, in smaller ones where memory has no room for the whole (`memory.in_batches`)."""
+    write = partial(
+        write_replies, model, max_new_tokens=terms.max_new_tokens, stop_ids=terms.stop_ids, share=share
+    )
+    told = partial(size_of, max_new_tokens=terms.max_new_tokens)
+    return [reply for _, replies in in_batches(rows, len(rows), write, told) for reply in replies]

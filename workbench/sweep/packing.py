@@ -20,6 +20,7 @@ from workbench.chat import EncodedBatch
 from workbench.decoding.passes import Passes, passes_over
 from workbench.decoding.rows import Row
 from workbench.loading import Model
+from workbench.memory import is_out_of_memory
 from workbench.models import d_model, device_of, n_layers
 from workbench.provenance import content_hash
 
@@ -68,8 +69,20 @@ def find_budget(model: Model, width: int, n_rows: int) -> int:
     """
     most = _tokens_in_memory(model) // width
     sizes = [size for size in sizes_worth_trying(n_rows) if size <= most]
-    if not sizes:
-        return max(1, min(FEW, most)) * width
+    while sizes:
+        try:
+            cost = _costs(model, width, sizes)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            sizes = sizes[1:]  # from the largest down
+        else:
+            return width * min(size for size in sizes if cost[size] <= NEAR_BEST * min(cost.values()))
+    return max(1, min(FEW, most)) * width
+
+
+def _costs(model: Model, width: int, sizes: Sequence[int]) -> dict[int, float]:
+    """The seconds of a step by row, in batches of these sizes, the largest of them first."""
     batch = EncodedBatch(
         *torch.ones(2, sizes[0], min(CONTEXT, width), dtype=torch.long, device=device_of(model))
     )
@@ -79,7 +92,7 @@ def find_budget(model: Model, width: int, n_rows: int) -> int:
     for size in sizes:
         passes.keep(torch.arange(size, device=device_of(model)))
         cost[size] = min(_seconds(passes, batch.input_ids[:size, :1]) for _ in range(STEPS)) / size
-    return width * min(size for size in sizes if cost[size] <= NEAR_BEST * min(cost.values()))
+    return cost
 
 
 def sizes_worth_trying(n_rows: int) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from workbench.evaluation.verdicts import Score, Verdict
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
+from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model, twin_or_itself
 from workbench.models import carries_hooks, model_hash, model_name, tokenizer_of, weights_hash
 from workbench.provenance import Provenance, content_hash
@@ -79,7 +80,8 @@ def run_sweep(
     is in rows; without it batches hold as many tokens as keep the machine busy. `executor` computes the batches
     elsewhere, on the same weights; gates are read here. Without one a bridge's rows are computed by its plain twin,
     where it has one (`plain_twin`), under the bridge's name and hash: a ledger that began on the one goes on with the
-    other. `twin=False` keeps them on the bridge.
+    other. `twin=False` keeps them on the bridge. Warns (`Unrelated`) of vectors that lie to the target's
+    own as random directions do; controls are meant to.
 
     Raises `ValueError` for axes beside a `SweepSpec`, and for an executor with other weights; `LedgerError` for a
     ledger that cannot be used.
@@ -97,7 +99,9 @@ def run_sweep(
         )
     axes = dict(alpha=alpha, layers=layers, positions=positions, gates=gates, bias=bias, vectors=vectors)
     spec = _spec(plan, axes, placebo, controls)
-    asked = ask(prompts, spec.arms())
+    arms = spec.arms()
+    warn_if_unrelated(plan for arm in arms if arm.name == "steered" for plan in arm.plans)
+    asked = ask(prompts, arms)
     computing, computed_on = twin_or_itself(model, twin=twin and executor is None)
     rows = rows_of(computing, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
     terms = Terms(max_new_tokens, tuple(stop_tokens(model)))

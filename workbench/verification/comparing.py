@@ -20,7 +20,7 @@ from workbench.decoding.asking import Prompts
 from workbench.decoding.choosers import Forced
 from workbench.decoding.sharing import shares_prompts
 from workbench.gates import ThresholdGate
-from workbench.generation import Completion, generate
+from workbench.generation import Completion, reply_to
 from workbench.loading import Backend, Model, NoTwin, load_model, plain_twin
 from workbench.models import UnseenBlocks, carries_hooks, device_of, final_norm, model_name
 from workbench.prompts import PromptSet, as_prompt_set
@@ -206,7 +206,7 @@ def _compare(
     for plan in dict.fromkeys(yardstick.plans):
         where = [i for i, other in enumerate(yardstick.plans) if other is plan]
         asked = PromptSet(yardstick.prompts.name, tuple(yardstick.prompts[i] for i in where))
-        replied = generate(
+        replied = reply_to(  # which is silent about the cosine: the verdict tells it
             model,
             asked,
             plan,
