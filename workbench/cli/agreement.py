@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from workbench.evaluation.agreement import Agreement
@@ -109,7 +109,9 @@ def show(
     found: "list[tuple[str, Agreement]]", pooled: "Agreement", left_out: list[str], console: Console
 ) -> None:
     """A line for each file and for all of them, then the rows on which judge and people part."""
-    table = Table("", "n", "accuracy", "95 %", "κ", "false +", "false −", box=None, pad_edge=False)
+    # Names that differ in their ends are folded, not cut.
+    name_column = Column("", overflow="fold")
+    table = Table(name_column, "n", "accuracy", "95 %", "κ", "false +", "false −", box=None, pad_edge=False)
     for name, one in [*found, *([("pooled", pooled)] if len(found) > 1 else [])]:
         accuracy = one.accuracy
         table.add_row(
