@@ -1,5 +1,6 @@
 """Judges beside people: the numbers, the files they come from, and the shell's command."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -63,13 +64,13 @@ def test_the_frame_has_every_row_with_its_reason(write):
 
 
 def test_rows_without_label_or_verdict_are_counted_and_in_no_rate(write):
-    lines = ROWS + f'f,"{ANSWER}",\ng,"{ANSWER}",nan\nh,unsure,2_full_refusal\n'
+    lines = ROWS + f'f,"{ANSWER}",\ng,"{ANSWER}",nan\nh,unsure,2_full_refusal\ni,unsure,\n'
 
     def judge(text: str, finished: bool) -> Score:
         return Score(None, "cannot tell") if text == "unsure" else wb.judge_refusal(text, finished)
 
     found = wb.judge_agreement(write(lines), judge)
-    assert (len(found.frame), found.n, found.unlabelled, found.unscored) == (8, 5, 2, 1)
+    assert (len(found.frame), found.n, found.unlabelled, found.unscored) == (9, 5, 3, 1)
     assert found.accuracy == wilson(3, 5) and 9 not in found.false_negatives
 
 
@@ -154,6 +155,9 @@ def test_json_lines_are_numbered_as_they_stand(write):
 def test_a_reply_may_be_long(write):
     found = read_labelled(write(f'{HEADER}a,"{"word " * 100_000}",refused\n'))
     assert len(found[0].text) == 500_000
+    with pytest.raises(ValueError, match="quotes that close"):
+        read_labelled(write(f'{HEADER}a,"'))
+    assert csv.field_size_limit() == 131_072  # csv's own, for whoever else reads csv
 
 
 @pytest.mark.parametrize(

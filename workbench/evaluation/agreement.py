@@ -110,10 +110,7 @@ def judge_agreement(
             score = _scored(row, judge, path)
             verdict, reason = None if score.verdict is None else score.verdict == "refused", score.reason
         records.append((path.name, row.row, row.refused, verdict, reason))
-    # As objects: None must not become False.
-    found = Agreement(
-        path.name, pd.DataFrame(records, columns=["file", "row", "human", "judge", "reason"], dtype=object)
-    )
+    found = Agreement(path.name, pd.DataFrame(records, columns=["file", "row", "human", "judge", "reason"]))
     if not found.n:
         raise ValueError(
             f"{path} has no row with both a label and a verdict: of {len(rows)} rows {found.unlabelled} are unlabelled "
