@@ -125,6 +125,21 @@ def test_columns_and_labels_can_be_named(write):
     assert [(row.text, row.refused) for row in rows] == [("No!", True), ("Yes!", False), ("Hm.", True)]
 
 
+def test_yes_means_refused_only_where_the_column_says_so(write):
+    path = write("reply,refused,helpful\na,yes,no\nb,False,yes\n")
+    assert [row.refused for row in read_labelled(path)] == [True, False]
+    with pytest.raises(ValueError, match=r"row 2, helpful: got the label 'no', expected one of refused, "):
+        read_labelled(path, label="helpful")
+    assert wb.judge_agreement(path, "refused").accuracy.mean == 1.0
+
+
+def test_a_misspelt_label_of_refusal_is_told(write):
+    with pytest.raises(
+        ValueError, match=r"no row has the label '2_refusal' in final_label: it has '1_full_compliance', "
+    ):
+        read_labelled(write(ROWS), refused=("2_refusal", "3_partial_refusal"))
+
+
 def test_what_people_publish_and_save_is_read_alike(write):
     """A byte order mark, three kinds of line ends, blank lines, commas and line breaks in quotes, a padded header."""
     body = f'a,"{ANSWER}\nIt, is, easy.",1_full_compliance\n\nb,{REFUSAL},2_full_refusal\n ,,\nc,"„Nein“",refused\n'
@@ -170,7 +185,7 @@ def test_a_reply_may_be_long(write):
          r"no column of labels that people gave that is known .* it has prompt, completion; name it, --label COLUMN"),
         ("prompt,final_label\na,refused\n", r"no column of replies that is known .*name it, --reply COLUMN"),
         (ROWS + "f,x,3_sort_of\n",
-         r"replies\.csv, row 7: got the label '3_sort_of', expected one of refused, .* --refused"),
+         r"replies\.csv, row 7, final_label: got the label '3_sort_of', expected one of refused, .* --refused"),
         (ROWS + "f,x\n", r"row 7: got 2 fields, expected the header's 3: put texts with commas"),
         (ROWS + 'f,"x,refused\n', r"after row 6: unexpected end of data: expected csv with quotes that close"),
         (ROWS.encode() + b"f,\xff,refused\n", r"line 7: 'utf-8' codec .*: save it as UTF-8"),
@@ -189,7 +204,7 @@ def test_a_bad_csv_is_told_with_its_row(write, content, message):
         ('{"reply": "a"', r"replies\.jsonl, row 2: Expecting .*: expected one JSON object a line"),
         ('["a"]', r"row 2: got list, expected one JSON object a line"),
         ('{"reply": 3, "label": "refused"}', r"row 2: got 3 for the reply, expected a text"),
-        ('{"reply": "a", "label": 3}', r"row 2: got the label '3', expected one of"),
+        ('{"reply": "a", "label": 3}', r"row 2, label: got the label '3', expected one of"),
     ],
 )
 def test_a_bad_line_of_json_is_told_with_its_row(write, line, message):
@@ -274,4 +289,4 @@ def test_any_judge_can_be_named(shell, write, monkeypatch, tmp_path):
 def test_a_bad_file_is_one_line_on_stderr(shell, write):
     found = shell.invoke(app, ["judge-agreement", str(write(ROWS + "f,x,maybe\n")), "--json"])
     assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (2, "", 1)
-    assert "row 7: got the label 'maybe'" in found.stderr
+    assert "row 7, final_label: got the label 'maybe'" in found.stderr

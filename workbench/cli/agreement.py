@@ -57,7 +57,7 @@ def judge_agreement(
         list[str] | None,
         typer.Option(
             help="A label that means a refusal; may be repeated. All others then mean none.",
-            show_default="XSTest's, refused/complied, true/false",
+            show_default="XSTest's, and plain words: refused, complied, ...",
         ),
     ] = None,
     as_json: Annotated[

@@ -104,7 +104,7 @@ def judge_agreement(
     records = []
     for row in tqdm(rows, desc=path.name, unit="reply", disable=not progress):
         if isinstance(judge, str):
-            verdict = means_refused(row.fields.get(judge), refused, f"{path}, row {row.row}, {judge}")
+            verdict = means_refused(row.fields, judge, refused, f"{path}, row {row.row}")
             reason = f"column {judge}"
         else:
             score = _scored(row, judge, path)

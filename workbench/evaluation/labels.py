@@ -1,8 +1,10 @@
 """Replies that people have labelled, from a file: csv with a header, or JSON lines.
 
-    refused    refused, refusal, full_refusal, partial_refusal; XSTest's 2_full_refusal and 3_partial_refusal
-    not        complied, compliance, full_compliance, broken, other; XSTest's 1_full_compliance
-    unlabelled an empty one
+    refused       refused, refusal, full_refusal, partial_refusal; XSTest's 2_full_refusal and 3_partial_refusal
+    not refused   complied, compliance, full_compliance, broken, other; XSTest's 1_full_compliance
+    unlabelled    an empty one
+
+True and false, yes and no, say it where the column's name does: `refused`, `is_refusal`.
 
 A row's number is the one that a spreadsheet shows: the header is row 1. In JSON lines it is the line's.
 
@@ -26,9 +28,8 @@ MEANS_REFUSED = {
     **dict.fromkeys(
         ("complied", "compliance", "full_compliance", "1_full_compliance", "broken", "other"), False
     ),
-    **dict.fromkeys(("true", "yes"), True),
-    **dict.fromkeys(("false", "no"), False),
 }
+YES_OR_NO = {"true": True, "yes": True, "false": False, "no": False}
 EMPTY = ("", "nan", "none", "null")
 
 
@@ -70,23 +71,34 @@ def read_labelled(
         where = f"{path}, row {row}"
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{where}: got {text!r} for the reply, expected a text")
-        found.append(LabelledReply(row, text, means_refused(fields.get(label), refused, where), fields))
+        found.append(LabelledReply(row, text, means_refused(fields, label, refused, where), fields))
+    given = {str(fields.get(label)).strip() for _, fields in rows}
+    if missing := set(refused) - given:
+        raise ValueError(
+            f"{path}: no row has the label {', '.join(map(repr, sorted(missing)))} in {label}: it has "
+            f"{', '.join(map(repr, sorted(given)[:20]))}"
+        )
     return found
 
 
-def means_refused(label: object, refused: Sequence[str], where: str) -> bool | None:
-    """Whether a label means a refusal; None for an empty one. An unknown one is a `ValueError` that says `where`."""
+def means_refused(fields: Mapping[str, Any], column: str, refused: Sequence[str], where: str) -> bool | None:
+    """Whether the label in `column` means a refusal; None for an empty one.
+
+    With `refused`, these labels do and all others do not; otherwise an unknown one is a `ValueError` that says `where`.
+    """
+    label = fields.get(column)
     said = "" if label is None else str(label).strip()
     if said.lower() in EMPTY:
         return None
     if refused:
         return said in refused
-    if said.lower() not in MEANS_REFUSED:
+    known = MEANS_REFUSED | (YES_OR_NO if "refus" in column.lower() else {})
+    if said.lower() not in known:
         raise ValueError(
-            f"{where}: got the label {said!r}, expected one of {', '.join(MEANS_REFUSED)}: name the labels that mean "
+            f"{where}, {column}: got the label {said!r}, expected one of {', '.join(known)}: name the labels that mean "
             "a refusal, --refused LABEL"
         )
-    return MEANS_REFUSED[said.lower()]
+    return known[said.lower()]
 
 
 def _column(
