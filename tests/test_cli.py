@@ -30,6 +30,7 @@ COMMANDS = (
     ["show-prompt"],
     ["convert"],
     ["verify"],
+    ["judge-agreement"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],

@@ -9,7 +9,10 @@ from workbench.conversion import Conversion as Conversion
 from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
+from workbench.evaluation.agreement import Agreement as Agreement
+from workbench.evaluation.agreement import judge_agreement as judge_agreement
 from workbench.evaluation.answers import Arm as Arm
+from workbench.evaluation.refusals import judge_refusal as judge_refusal
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
 from workbench.evaluation.verdicts import Score as Score

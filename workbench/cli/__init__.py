@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from workbench.cli.agreement import judge_agreement
 from workbench.cli.convert import convert
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
@@ -82,6 +83,7 @@ app.command()(tune)
 app.command()(transfer)
 app.command()(convert)
 app.command()(verify)
+app.command()(judge_agreement)
 
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)

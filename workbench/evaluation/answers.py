@@ -15,13 +15,11 @@ import pandas as pd
 
 from workbench.decoding.asking import Prompts
 from workbench.evaluation.utility import answers_correctly
-from workbench.evaluation.verdicts import Score
+from workbench.evaluation.verdicts import Judge, Score
 from workbench.generation import Completion, reply_to
 from workbench.loading import Model
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan
-
-Judge: TypeAlias = Callable[[str, bool], Score]
 
 
 @dataclass(frozen=True, eq=False)

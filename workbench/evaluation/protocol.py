@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.evaluation.answers import Arm, Judge, answer
+from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, Condition, Who
 from workbench.evaluation.metrics import METRICS, change, estimate, openings
+from workbench.evaluation.verdicts import Judge
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.loading import Model
 from workbench.prompts import PromptSet

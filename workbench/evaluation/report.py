@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from workbench.decoding.asking import Prompts
-from workbench.evaluation.answers import Arm, Judge, answer, labelled
+from workbench.evaluation.answers import Arm, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
+from workbench.evaluation.verdicts import Judge
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model, twin_or_itself

@@ -12,8 +12,9 @@ complied, and "The sentiment is positive." is neither an attack that worked nor 
 import functools
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from workbench.shipped import shipped_path
 
@@ -30,6 +31,10 @@ class Score:
 
     verdict: Verdict | None
     reason: str
+
+
+Judge: TypeAlias = Callable[[str, bool], Score]
+"""A reply, and whether the model ended it by itself, in; one verdict out."""
 
 
 @functools.cache

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 
 from workbench.activations import Activations, last_token_activations
-from workbench.evaluation.answers import Judge
 from workbench.evaluation.conditions import control_plans
 from workbench.evaluation.protocol import listed
+from workbench.evaluation.verdicts import Judge
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import ThresholdGate, separation
 from workbench.loading import Model

@@ -23,9 +23,9 @@ from tqdm.auto import tqdm
 from workbench.decoding.asking import Prompts, rows_of
 from workbench.decoding.replies import Reply, stop_tokens
 from workbench.decoding.rows import Row
-from workbench.evaluation.answers import Asked, Judge, Scored, ask, judge_all, labelled
+from workbench.evaluation.answers import Asked, Scored, ask, judge_all, labelled
 from workbench.evaluation.utility import answers_correctly
-from workbench.evaluation.verdicts import Score, Verdict
+from workbench.evaluation.verdicts import Judge, Score, Verdict
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions

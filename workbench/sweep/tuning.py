@@ -25,8 +25,9 @@ from warnings import catch_warnings, simplefilter
 
 import pandas as pd
 
-from workbench.evaluation.answers import Judge, labelled
+from workbench.evaluation.answers import labelled
 from workbench.evaluation.report import evaluate
+from workbench.evaluation.verdicts import Judge
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.loading import Model
 from workbench.prompts import ContrastSet, PromptSet

@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 
 from workbench.activations import Activations, last_token_activations
 from workbench.decoding.asking import Prompts
-from workbench.evaluation.answers import Arm, Judge, answer
+from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import matched
 from workbench.evaluation.metrics import METRICS, Metric, estimate
+from workbench.evaluation.verdicts import Judge
 from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.loading import Model
 from workbench.models import model_name
