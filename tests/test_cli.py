@@ -27,6 +27,10 @@ COMMANDS = (
     ["show-prompt"],
     ["convert"],
     ["verify"],
+    ["data"],
+    ["data", "list"],
+    ["data", "show"],
+    ["data", "check"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],
@@ -134,7 +138,7 @@ def small_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         return parts[0] + parts[1]
 
     pairs = ContrastSet("small", part("lock"), part("boat"), part("letter"))
-    monkeypatch.setattr("workbench.prompts.load_contrast", lambda name: pairs)
+    monkeypatch.setattr("workbench.published.load_contrast", lambda name: pairs)
 
 
 def test_layers_shows_every_layer_and_the_chosen_ones(
