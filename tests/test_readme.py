@@ -12,10 +12,11 @@ import pytest
 
 import workbench as wb
 from workbench.demo.running import QUICK_FOLDER
+from workbench.published.lookup import SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL, PUBLISHED, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
@@ -60,6 +61,26 @@ def test_the_snippet_for_a_model_of_ones_own_runs_as_printed(
     exec(compile(OWN_MODEL, "README.md", "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) >= 13
     assert wb.load_vectors("ssv.safetensors").space.n_layers == 4
+
+
+def test_the_snippet_of_published_prompts_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (real := ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the published files are not here")
+    (tmp_path / "downloads").symlink_to(real)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(PUBLISHED, "README.md", "exec"), names)
+    assert (len(names["attacks"]), len(names["safe"]), len(names["folds"])) == (500, 250, 8)
+    said = capsys.readouterr().out
+    assert "train on 64 harmful and 64 harmless, test on 456 harmful and 456 harmless prompts" in said
+    [told] = re.findall(r"With seed 0, (\d+) of AdvBench's 456\ntest prompts", README)
+    assert f"{told} harmful and " in said
+
+
+def test_it_counts_the_published_sets() -> None:
+    assert f"GSM8K, ...: {len(SETS)} sets" in README
 
 
 def test_the_snippet_between_models_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
