@@ -180,10 +180,11 @@ def test_what_cannot_be_split_is_refused(downloads: Path) -> None:
         wb.paper_split(harmful, harmful, n_train=4)
     with pytest.raises(ValueError, match="got domain='finance' with published sets, expected none"):
         wb.load_contrast("advbench", "truthfulqa", root=downloads, domain="finance")
-    with pytest.raises(
-        ValueError, match=r"got root or hub for 'advbench' alone, expected a harmless set beside it"
-    ):
-        wb.load_contrast("advbench", root=downloads)
+    for options in ({"root": downloads}, {"hub": True}, {"n_train": 32}, {"seed": 1}):
+        with pytest.raises(
+            ValueError, match=r"got root, hub, n_train or seed for 'small-world' alone, expected a"
+        ):
+            wb.load_contrast("small-world", **options)
 
 
 @pytest.fixture

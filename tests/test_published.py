@@ -8,11 +8,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from published_rows import MADE, Made, write_made, write_rows
 
 import workbench as wb
 from workbench.published.lookup import SETS, find_file, identify, open_as, published_set
+from workbench.published.reading import _prompts
 from workbench.published.registry import PublishedSet
+from workbench.published.tables import TEXT, Row
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the published files are not here")
@@ -275,6 +279,39 @@ def test_the_registry_tells_everything_of_every_set() -> None:
         "fiqa-sa headline ultrachat gptfuzz in-the-wild"
     )
     assert set(named.split()) <= set(SETS)
+
+
+CELLS = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 5)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", "A", "yes", "B@c"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "contexts", "A", "input", "output", "target"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("made", MADE, ids=each)
+@settings(max_examples=40, deadline=None)
+@given(drawn=st.data())
+def test_whatever_stands_in_a_cell_is_a_prompt_or_an_error_of_its_row(
+    made: Made, drawn: st.DataObject
+) -> None:
+    """Rows of the right columns with anything in them: no reader fails in a way of its own."""
+    layout = SETS[made.name].layouts[made.layout]
+    known = made.row if isinstance(made.row, dict) else {TEXT: made.row}
+    fields = dict(known) | drawn.draw(st.dictionaries(st.sampled_from(sorted(known)), CELLS, min_size=1))
+    try:
+        prompts = list(_prompts(Row(1, None, fields), layout, made.name))
+    except ValueError:
+        return
+    assert prompts and all(prompt.text.strip() == prompt.text for prompt in prompts)
 
 
 @real

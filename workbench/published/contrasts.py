@@ -79,10 +79,10 @@ def load_contrast(
     it, and splits them as `paper_split` says.
     """
     if harmless is None:
-        if root is not None or hub:
+        if root is not None or hub or n_train != TRAIN or seed != 0:
             raise ValueError(
-                f"got root or hub for {name!r} alone, expected a harmless set beside it: "
-                f'load_contrast({name!r}, "truthfulqa", root=...)'
+                f"got root, hub, n_train or seed for {name!r} alone, expected a harmless set beside it, for what ships "
+                f'is split: load_contrast({name!r}, "truthfulqa", root=...)'
             )
         return _shipped(name, domain)
     if domain is not None:

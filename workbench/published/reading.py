@@ -47,7 +47,7 @@ def load_published(
 
         where, (rows, layout) = f"{name} on the hub", hub_rows(entry, part)
     else:
-        file = Path(path) if path is not None else find_file(entry, part, root or "")
+        file = Path(path) if path is not None else find_file(entry, part, str(root))
         table, layout = open_as(file, entry)
         where, rows = str(file), table.rows
     prompts: list[Prompt] = []
@@ -67,7 +67,12 @@ def _prompts(row: Row, layout: Layout, name: str) -> Iterator[Prompt]:
     """The prompts of a row, whose source is the set's name and the row's id or number. Raises `ValueError`."""
     if row.damage:
         raise ValueError(row.damage)
-    found = layout.read(row.fields)
+    try:
+        found = layout.read(row.fields)
+    except (AttributeError, KeyError, TypeError) as error:  # a list where an object is meant, and the like
+        raise ValueError(
+            f"has something else in a cell than {', '.join(layout.columns)} hold: {error}"
+        ) from error
     made = found if isinstance(found, tuple) else (found,)
     for place, prompt in enumerate(made, start=1):
         several = f".{place}" if len(made) > 1 else ""

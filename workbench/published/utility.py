@@ -54,7 +54,7 @@ def _svamp(row: Fields) -> Prompt:
         label="domain",
         source=numbered(row, "ID"),
         cluster=shared(row, {"category": "Type"}),
-        answer=f"{number:g}" if abs(number) < 1e6 else str(number),
+        answer=str(int(number)) if number.is_integer() else str(number),
     )
 
 
@@ -226,7 +226,7 @@ UTILITY = (
     PublishedSet(
         name="medqa", kind="utility", form="JSON lines",
         about="Questions of the US medical licensing exam, four or five options.",
-        labels="domain", clusters=("category",), answers="the letter", licence="CC BY 4.0 (its copy on the hub)",
+        labels="domain", clusters=("category",), answers="the letter", licence="MIT (its copy on the hub: CC BY 4.0)",
         home="github.com/jind11/MedQA: data_clean/questions/US/4_options/phrases_no_exclude_test.jsonl",
         parts=(Part("test", ("phrases_no_exclude_test.jsonl", "*medqa*test*"), 1273,
                     ("GBaker/MedQA-USMLE-4-options", None, "test")),
