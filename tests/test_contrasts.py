@@ -159,9 +159,13 @@ def test_prompts_that_are_alike_in_a_chain_share_a_cluster() -> None:
     ]  # fmt: skip
 
 
-def test_many_prompts_are_compared_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_prompts_are_compared_a_block_at_a_time() -> None:
     """More prompts than a block holds: the same pairs."""
     many = wb.PromptSet.from_texts("many", [f"steal ring {i // 2} {i // 2}x {i // 2}y" for i in range(2100)])
+    found = wb.near_duplicates(wb.PromptSet("few", many.prompts[1050:1052]), many)
+    assert list(zip(found.new, found.known, strict=True)) == [
+        ("many:1050", "many:1050"), ("many:1051", "many:1050"),
+    ]  # fmt: skip
     groups = Counter(dict(prompt.cluster)["alike"] for prompt in marked_alike(many))
     assert set(groups.values()) == {2} and len(groups) == 1050
 
