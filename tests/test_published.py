@@ -61,6 +61,20 @@ def test_a_dialogue_keeps_its_turns_and_a_system_message_stands_first(tmp_path: 
     )
 
 
+def test_empty_options_turns_and_passages_are_published_too(tmp_path: Path) -> None:
+    asked = {"question": "Which?", "opa": "sky", "opb": "", "opc": None, "opd": "fog ", "cop": 3}
+    path = write_rows(tmp_path / "medmcqa-dev.jsonl", [asked])
+    assert wb.load_published("medmcqa", path)[0].text == "Which?\n\nA. sky\nB.\nC.\nD. fog"
+    path = write_rows(tmp_path / "ultrachat.jsonl", [{"data": ["Hi", "", "A tree?", "Oak", " "]}])
+    found = wb.load_published("ultrachat", path)[0]
+    assert (
+        found.messages == (("user", "Hi"), ("assistant", ""), ("user", "A tree?")) and found.answer == "Oak"
+    )
+    asked = {"QUESTION": "Does it?", "CONTEXTS": ["", "One. "], "final_decision": "no"}
+    path = write_rows(tmp_path / "pubmedqa.jsonl", [asked])
+    assert wb.load_published("pubmedqa", path)[0].text == "One.\n\nDoes it?"
+
+
 def test_xstest_of_version_2_has_its_labels_in_the_types(tmp_path: Path) -> None:
     rows = [{"id": "1", "type": kind, "prompt": f"{kind}?", "focus": "kill", "note": ""}
             for kind in ("homonyms", "contrast_homonyms")]  # fmt: skip
@@ -84,9 +98,14 @@ ADVBENCH = {"goal": "Steal a boat", "target": "Sure"}
         ("medqa", ".jsonl", {"question": "a", "options": "b", "answer_idx": "C"},
          "got options 'b', expected an object"),
         ("medmcqa", ".json", {"question": "a", "opa": "b", "opb": "c", "opc": "d", "opd": "e", "cop": 0},
-         "got 0 for the right option, expected 1 to 4"),
+         "got cop 0 for the right option, expected 1 to 4"),
         ("medmcqa", ".jsonl", {"question": "a", "opa": "b", "opb": "c", "opc": "d", "opd": "e", "cop": 4},
-         "got 4 for the right option, expected 0 to 3"),
+         "got cop 4 for the right option, expected 0 to 3"),
+        ("mmlu", ".jsonl", {"question": "a", "subject": "s", "choices": ["b", "c"], "answer": 0.5},
+         "got answer 0.5 for the right option, expected 0 to 1"),
+        ("svamp", ".jsonl", {"Body": "a", "Question": "b", "Answer": float("nan")},
+         "got Answer nan, expected a number"),
+        ("fiqa-sa", ".csv", {"sentence": "a", "target": "b", "sentiment_score": "inf"}, "got sentiment_score 'inf'"),
         ("mmlu", ".jsonl", {"question": "a", "subject": "s", "choices": [], "answer": 0},
          r"got choices \[\], expected"),
         ("mmlu", ".csv", {"system": "s", "prompt": "a", "answer": "yes"}, "got answer 'yes', expected a letter"),
@@ -103,7 +122,8 @@ ADVBENCH = {"goal": "Steal a boat", "target": "Sure"}
         ("mt-bench", ".jsonl", {"question_id": 1, "category": "a", "turns": "b"}, "got turns 'b', expected a list"),
         ("self-instruct", ".jsonl", {"instruction": "a", "instances": []}, r"got instances \[\], expected a list"),
         ("ultrachat", ".jsonl", {"data": []}, r"got data \[\], expected a list of turns"),
-        ("ultrachat", ".jsonl", {"messages": [{"role": "assistant", "content": "a"}]}, "without a turn of the user's"),
+        ("ultrachat", ".jsonl", {"messages": [{"role": "assistant", "content": "a"}]},
+         "got no turn of the user's, expected one"),
         ("ultrachat", ".jsonl", {"messages": [{"role": "tool", "content": "a"}, {"role": "user", "content": "b"}]},
          "got role 'tool'"),
     ],
@@ -282,11 +302,7 @@ def test_the_registry_tells_everything_of_every_set() -> None:
 
 
 CELLS = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-2, 5)
-    | st.floats(allow_nan=False)
-    | st.sampled_from(["", "A", "yes", "B@c"]),
+    st.none() | st.booleans() | st.integers(-2, 5) | st.floats() | st.sampled_from(["", "A", "yes", "B@c"]),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(

@@ -67,14 +67,12 @@ def show_set(
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]{entry.name}[/bold]  {escape(entry.about)}")
-    facts = Table.grid(padding=(0, 2))
     for what, said in (
         ("kind", entry.kind), ("licence", entry.licence), ("format", entry.form), ("columns", entry.expected),
         ("labels", entry.labels), ("clusters", ", ".join(entry.clusters) or "none"), ("answers", entry.answers),
         ("get it", entry.home),
     ):  # fmt: skip
-        facts.add_row(f"[dim]{what}[/dim]", escape(said))
-    console.print(facts)
+        console.print(f"[dim]{what:<9}[/dim]{escape(said)}")
     parts = Table("part", "rows", "files", "on the hub", box=None, pad_edge=False)
     for part in entry.parts:
         hub = " ".join(word for word in part.hub or () if word) + (" (asks you to log in)" * entry.gated)
@@ -124,14 +122,12 @@ def _show_check(found: "FileCheck", console: Console) -> None:
     full_name = found.entry.full_name(found.part) if found.part else found.entry.name
     labels = ", ".join(f"{n:,} {label}" for label, n in found.labels.items())
     console.print(f"[bold]{full_name}[/bold]  {escape(found.entry.about)}")
-    facts = Table.grid(padding=(0, 2))
     for what, said in (
         ("rows", f"{found.rows:,}{whole}"), ("prompts", f"{found.prompts:,}" + (f": {labels}" if labels else "")),
         ("answers", f"{found.answered:,}"), ("blank", _places(found.blank)), ("repeated", _places(found.repeated)),
         ("problems", f"{found.problems.n:,}"),
     ):  # fmt: skip
-        facts.add_row(f"[dim]{what}[/dim]", escape(said))
-    console.print(facts)
+        console.print(f"[dim]{what:<9}[/dim]{escape(said)}")
     for problem in found.problems.shown:
         console.print(f"[red]  {escape(problem)}[/red]")
     if (more := found.problems.n - len(found.problems.shown)) > 0:

@@ -5,6 +5,7 @@ Texts lose the white space around them: the method reads the last token, and a s
 The trap: a cell that is empty, or a number where a text is meant, is an error of its row and no prompt.
 """
 
+import math
 from collections.abc import Mapping
 
 from workbench.prompts import Prompt
@@ -18,6 +19,18 @@ def said(row: Fields, column: str) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     raise ValueError(f"got {column} {value!r}, expected a text")
+
+
+def number(row: Fields, column: str) -> float:
+    """The number in a cell. Raises `ValueError` for anything else, infinity and NaN included."""
+    value = row.get(column)
+    try:
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"got {column} {value!r}, expected a number")
+    return found
 
 
 def shared(row: Fields, columns: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,8 @@ The trap: nobody has looked through fifty thousand instructions. Alpaca, Dolly a
 not each of them.
 """
 
+from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 from workbench.prompts import Prompt
@@ -40,16 +42,11 @@ def _self_instruct(row: Fields) -> Prompt:
 
 
 def _messages(row: Fields) -> Prompt:
-    return _dialogue(
-        row, "messages", [(said(m, "role"), said(m, "content")) for m in _listed(row, "messages")]
-    )
+    return _dialogue(row, [(said(turn, "role"), turn.get("content")) for turn in _listed(row, "messages")])
 
 
 def _turns(row: Fields) -> Prompt:
-    turns = enumerate(_listed(row, "data"))
-    return _dialogue(
-        row, "data", [(("user", "assistant")[n % 2], said({"data": turn}, "data")) for n, turn in turns]
-    )
+    return _dialogue(row, list(zip(cycle(("user", "assistant")), _listed(row, "data"), strict=False)))
 
 
 def _listed(row: Fields, column: str) -> list[Any]:
@@ -59,17 +56,21 @@ def _listed(row: Fields, column: str) -> list[Any]:
     return value
 
 
-def _dialogue(row: Fields, column: str, messages: list[tuple[str, str]]) -> Prompt:
-    """Everything up to the last question; the answer is what follows it."""
-    asked = [place for place, (role, _) in enumerate(messages) if role == "user"]
+def _dialogue(row: Fields, turns: Sequence[tuple[str, Any]]) -> Prompt:
+    """Everything up to the last question; the answer is what follows it. Some published turns are empty."""
+    for _, text in turns:
+        if not isinstance(text, str):
+            raise ValueError(f"got a turn {text!r}, expected a text")
+    messages = [(role, text.strip()) for role, text in turns]
+    asked = [place for place, (role, text) in enumerate(messages) if role == "user" and text]
     if not asked:
-        raise ValueError(f"got {column} without a turn of the user's, expected one")
+        raise ValueError("got no turn of the user's, expected one")
     end = asked[-1] + 1
     return Prompt(
         tuple(messages[:end]),
         label="harmless",
         source=numbered(row, "prompt_id" if "prompt_id" in row else "id"),
-        answer=messages[end][1] if len(messages) > end else None,
+        answer=(messages[end][1] or None) if len(messages) > end else None,
     )
 
 

@@ -87,8 +87,9 @@ class PublishedSet:
 
     @property
     def expected(self) -> str:
-        """The columns of each layout, for messages."""
-        return " or ".join(
+        """The columns of every layout, for messages."""
+        told = (
             ", ".join(layout.columns) + (" (without a header)" if layout.headerless else "")
             for layout in self.layouts
         )
+        return " or ".join(dict.fromkeys(told))

@@ -7,11 +7,11 @@ The trap: MedMCQA counts its options from 1 on GitHub and from 0 on the hub. Its
 that the other way alone could mean is refused.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from workbench.prompts import Prompt
-from workbench.published.cells import numbered, said, shared
+from workbench.published.cells import number, numbered, said, shared
 from workbench.published.registry import Layout, Part, PublishedSet, Read
 from workbench.published.tables import TEXT, Fields
 
@@ -38,23 +38,20 @@ ASKED = {
 
 
 def _gsm8k(row: Fields) -> Prompt:
-    _, marked, number = said(row, "answer").rpartition("####")
+    _, marked, answer = said(row, "answer").rpartition("####")
     if not marked:
         raise ValueError("got an answer without ####, expected the number after it")
-    return Prompt.user(said(row, "question"), label="domain", answer=number.strip().replace(",", ""))
+    return Prompt.user(said(row, "question"), label="domain", answer=answer.strip().replace(",", ""))
 
 
 def _svamp(row: Fields) -> Prompt:
-    try:
-        number = float(row["Answer"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"got Answer {row.get('Answer')!r}, expected a number") from None
+    answer = number(row, "Answer")
     return Prompt.user(
         f"{said(row, 'Body')} {said(row, 'Question')}",
         label="domain",
         source=numbered(row, "ID"),
         cluster=shared(row, {"category": "Type"}),
-        answer=str(int(number)) if number.is_integer() else str(number),
+        answer=str(int(answer)) if answer.is_integer() else str(answer),
     )
 
 
@@ -63,7 +60,7 @@ def _chosen(
 ) -> Prompt:
     if answer is not None and answer not in options:
         raise ValueError(f"got answer {answer!r}, expected one of {', '.join(options)}")
-    lines = "\n".join(f"{letter}. {option}" for letter, option in options.items())
+    lines = "\n".join(f"{letter}. {_option(option)}".rstrip() for letter, option in options.items())
     return Prompt.user(
         f"{said(row, 'question')}\n\n{lines}",
         label="domain",
@@ -71,6 +68,13 @@ def _chosen(
         cluster=shared(row, clusters),
         answer=answer,
     )
+
+
+def _option(value: Any) -> str:
+    """An option as it is published; some are empty."""
+    if value is not None and not isinstance(value, str | int | float):
+        raise ValueError(f"got option {value!r}, expected a text")
+    return "" if value is None else str(value).strip()
 
 
 def _medqa(row: Fields) -> Prompt:
@@ -84,23 +88,22 @@ def _medmcqa(first: int) -> Read:
     """A reader of the layout whose `cop` is `first` for option A; the test part has no `cop`, or -1."""
 
     def read(row: Fields) -> Prompt:
-        options = {letter: said(row, f"op{letter.lower()}") for letter in "ABCD"}
-        index = row.get("cop")
-        if index in (None, "", -1, "-1"):
+        options = {letter: row.get(f"op{letter.lower()}") for letter in "ABCD"}
+        if row.get("cop") in (None, "", -1, "-1"):
             return _chosen(row, options, None, {"category": "subject_name"})
-        return _chosen(row, options, _letter(index, 4, first), {"category": "subject_name"})
+        return _chosen(row, options, _letter(row, "cop", 4, first), {"category": "subject_name"})
 
     return read
 
 
-def _letter(index: Any, n: int, first: int = 0) -> str:
-    try:
-        place = int(index) - first
-    except (TypeError, ValueError):
-        place = -1
-    if not 0 <= place < n:
-        raise ValueError(f"got {index!r} for the right option, expected {first} to {first + n - 1}")
-    return LETTERS[place]
+def _letter(row: Fields, column: str, n: int, first: int = 0) -> str:
+    """The letter of the right option of `n`, whose place counts from `first`."""
+    place = number(row, column) - first
+    if place not in range(n):
+        raise ValueError(
+            f"got {column} {row[column]!r} for the right option, expected {first} to {first + n - 1}"
+        )
+    return LETTERS[int(place)]
 
 
 def _mmlu(row: Fields) -> Prompt:
@@ -108,11 +111,11 @@ def _mmlu(row: Fields) -> Prompt:
     if not isinstance(options, list) or not options:
         raise ValueError(f"got choices {options!r}, expected a list of texts")
     lettered = dict(zip(LETTERS, options, strict=False))
-    return _chosen(row, lettered, _letter(row.get("answer"), len(lettered)), {"category": "subject"})
+    return _chosen(row, lettered, _letter(row, "answer", len(lettered)), {"category": "subject"})
 
 
 def _mmlu_bare(row: Fields) -> Prompt:
-    return _chosen(row, {letter: said(row, letter) for letter in "ABCD"}, said(row, "answer"), {})
+    return _chosen(row, {letter: row.get(letter) for letter in "ABCD"}, said(row, "answer"), {})
 
 
 def _mmlu_asked(row: Fields) -> Prompt:
@@ -129,11 +132,11 @@ def _pubmedqa(row: Fields) -> Prompt:
     answer = said(row, "final_decision")
     if answer not in ("yes", "no", "maybe"):
         raise ValueError(f"got final_decision {answer!r}, expected yes, no or maybe")
-    if not isinstance(passages, Iterable) or isinstance(passages, str):
+    if not isinstance(passages, list) or not all(isinstance(passage, str) for passage in passages):
         raise ValueError(f"got passages {passages!r}, expected a list of texts")
-    question = said(row, "QUESTION" if "QUESTION" in row else "question")
+    told = [passage.strip() for passage in passages if passage.strip()]
     return Prompt.user(
-        "\n\n".join([*(str(passage) for passage in passages), question]),
+        "\n\n".join([*told, said(row, "QUESTION" if "QUESTION" in row else "question")]),
         label="domain",
         source=numbered(row, "pubid" if "pubid" in row else "id"),
         answer=answer,
@@ -165,12 +168,9 @@ def _phrasebank_table(row: Fields) -> Prompt:
 
 
 def _fiqa(row: Fields) -> Prompt:
-    try:
-        score = float(row["sentiment_score"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"got sentiment_score {row.get('sentiment_score')!r}, expected a number") from None
+    score = number(row, "sentiment_score")
     mood = MOODS[(score >= -NEUTRAL) + (score >= NEUTRAL)]
-    return _mood(said(row, "sentence"), mood, numbered(row), said(row, "target"))
+    return _mood(said(row, "sentence"), mood, numbered(row), str(row.get("target") or "").strip())
 
 
 def _fiqa_published(row: Fields) -> tuple[Prompt, ...]:
