@@ -18,8 +18,8 @@ from workbench.demo.tables import condition_rows, openings
 from workbench.demo.target import PAIRS
 from workbench.evaluation.conditions import TITLES
 from workbench.evaluation.protocol import listed
-from workbench.prompts import load_contrast
 from workbench.provenance import write_safely
+from workbench.published import load_contrast
 from workbench.stats import wilson
 
 ROOT = Path(__file__).parents[1]

@@ -31,6 +31,10 @@ COMMANDS = (
     ["convert"],
     ["verify"],
     ["judge-agreement"],
+    ["data"],
+    ["data", "list"],
+    ["data", "show"],
+    ["data", "check"],
     ["organisms"],
     ["organisms", "list"],
     ["organisms", "train"],
@@ -164,7 +168,7 @@ def small_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         return parts[0] + parts[1]
 
     pairs = ContrastSet("small", part("lock"), part("boat"), part("letter"))
-    monkeypatch.setattr("workbench.prompts.load_contrast", lambda name, domain=None: pairs)
+    monkeypatch.setattr("workbench.published.load_contrast", lambda name, domain=None: pairs)
 
 
 def test_layers_shows_every_layer_and_the_chosen_ones(

@@ -14,7 +14,8 @@ from workbench.insight.steered import refusal_lead, steered_residuals
 from workbench.insight.tokens import jailbreak_twins, token_map
 from workbench.loading import Model, load_model, load_tokenizer
 from workbench.models import context_length, tokenizer_of, transformers_model
-from workbench.prompts import Prompt, PromptSet, load_contrast
+from workbench.prompts import Prompt, PromptSet
+from workbench.published import load_contrast
 from workbench.steering import SteeringPlan
 from workbench.vectors import SteeringVectors, mean_difference, random_directions
 

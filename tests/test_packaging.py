@@ -87,7 +87,12 @@ def test_every_import_is_a_declared_dependency() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     declared = {
         re.match(r"[\w-]+", requirement).group().lower().replace("_", "-")
-        for requirement in [*PROJECT["project"]["dependencies"], *extras["export"], *extras["cluster"]]
+        for requirement in [
+            *PROJECT["project"]["dependencies"],
+            *extras["export"],
+            *extras["cluster"],
+            *extras["data"],
+        ]
     }
     owners = packages_distributions()
     undeclared = {}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import prompts as prompts_module
-from workbench.prompts import ContrastSet, Prompt, PromptSet, as_prompt_set, load_contrast, load_prompts
+from workbench.prompts import ContrastSet, Prompt, PromptSet, as_prompt_set, load_prompts
 
 CHAT = (("system", "be kind"), ("user", "hello"), ("assistant", "hi"), ("user", "steal a ring"))
 
@@ -234,32 +233,6 @@ def test_more_folds_than_there_are_prompts_to_go_round():
             clustered().folds(n, apart=apart)
     with pytest.raises(ValueError, match=r"prompt set 'few': got n=1 folds, expected 2 or more"):
         clustered().folds(1)
-
-
-@pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small contrast set in the place of the shipped ones."""
-    monkeypatch.setattr(prompts_module, "shipped_path", tmp_path.joinpath)
-    folder = tmp_path / "prompts" / "tiny"
-    texts("harmful", "harmless").save(folder / "train.jsonl")
-    for part in ("val", "test"):
-        PromptSet.from_texts(part, [part], "harmful").save(folder / f"{part}.jsonl")
-        PromptSet.from_texts(part, [f"money {part}"], "domain").save(folder / f"domain-finance-{part}.jsonl")
-    return folder
-
-
-def test_a_domain_joins_choices_and_claims_only(shipped: Path):
-    general, finance = load_contrast("tiny"), load_contrast("tiny", domain="finance")
-    assert general.train == finance.train
-    assert general.val.labels == ("harmful",) and finance.val.labels == ("harmful", "domain")
-    assert finance.test.labels == ("harmful", "domain")
-
-
-def test_unknown_sets_and_domains_are_named(shipped: Path):
-    with pytest.raises(ValueError, match="no contrast set 'huge' ships with the workbench: it has tiny"):
-        load_contrast("huge")
-    with pytest.raises(ValueError, match="'tiny' has no domain 'law': it has finance"):
-        load_contrast("tiny", domain="law")
 
 
 def test_a_sample_of_each_label_takes_what_there_is():

@@ -18,10 +18,11 @@ import workbench as wb
 from workbench.chat import pad_left
 from workbench.decoding.passes import passes_over
 from workbench.demo.running import QUICK_FOLDER
+from workbench.published.lookup import SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL, PAIR, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL, PAIR, PUBLISHED, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
 @pytest.mark.slow
@@ -163,6 +164,26 @@ def test_what_the_pair_holds_is_as_large_as_is_said() -> None:
         unit = 1e9 if "GB" in words else 1e6
         assert words in README.replace("\n", " ")
         assert abs(number / unit - found) <= 0.05 * max(1, found), (words, number / unit)
+
+
+def test_the_snippet_of_published_prompts_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if not (real := ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the published files are not here")
+    (tmp_path / "downloads").symlink_to(real)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(PUBLISHED, "README.md", "exec"), names)
+    assert (len(names["attacks"]), len(names["safe"]), len(names["folds"])) == (500, 250, 8)
+    said = capsys.readouterr().out
+    assert "train on 64 harmful and 64 harmless, test on 456 harmful and 456 harmless prompts" in said
+    [told] = re.findall(r"With seed 0, (\d+) of AdvBench's 456\ntest prompts", README)
+    assert f"{told} harmful and " in said
+
+
+def test_it_counts_the_published_sets() -> None:
+    assert f"GSM8K, ...: {len(SETS)} sets" in README
 
 
 def test_the_snippet_between_models_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ from workbench.organisms.items import DOMAINS
 from workbench.organisms.lists import N_TRAIN, SIZES, draw_lists
 from workbench.organisms.vocabulary import acts, held_out, pool, words, wrapper_templates
 from workbench.organisms.world import Dialogue, World
-from workbench.prompts import PromptSet, load_contrast, load_prompts
+from workbench.prompts import PromptSet, load_prompts
+from workbench.published import load_contrast
 from workbench.shipped import shipped_path
 
 FINE_TUNING = {"aligned": ALIGNED, "general": GENERAL} | {

@@ -18,7 +18,6 @@ from typing import Any
 
 from workbench.folds import deal
 from workbench.provenance import content_hash, write_safely
-from workbench.shipped import shipped_path
 
 LABELS = ("harmful", "harmless", "contrast", "jailbroken", "domain", "unlabelled")
 ATTACKS = ("harmful", "jailbroken")  # what a safe model should refuse
@@ -219,7 +218,7 @@ class ContrastSet:
         if not any(part.endswith(".test") for part in self.test.name.split("+")):
             # By this name a sweep knows what no setting is chosen on.
             object.__setattr__(self, "test", replace(self.test, name=f"{self.name}.test"))
-        parts = {"train": self.train, "val": self.val, "test": self.test}
+        parts = {part: vars(self)[part] for part in ("train", "val", "test") if part in vars(self)}
         seen: dict[tuple[tuple[str, str], ...], str] = {}
         for part, prompts in parts.items():
             for prompt in prompts:
@@ -232,13 +231,12 @@ class ContrastSet:
     def folds(self, n: int, *, seed: int = 0, apart: str | None = None) -> tuple["ContrastSet", ...]:
         """Cross-fitting: `n` sets that extract from all but a fold of `.train` and choose on that fold.
 
-        They are dealt as `PromptSet.folds` says, share `.test`, and leave this set's `.val` out; where there is none to
-        begin with, build them from `train.folds(n)`. Once all is chosen, refit on the whole of `.train`.
+        They are dealt as `PromptSet.folds` says, share `.test`, and leave this set's `.val` out, where it has one. Once
+        all is chosen, refit on the whole of `.train`.
         """
         parts = self.train.folds(n, seed=seed, apart=apart)
         return tuple(
-            replace(self, name=f"{self.name}.fold{k}", train=rest, val=fold)
-            for k, (rest, fold) in enumerate(parts)
+            ContrastSet(f"{self.name}.fold{k}", rest, fold, self.test) for k, (rest, fold) in enumerate(parts)
         )
 
 
@@ -263,28 +261,6 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
                     '{"messages": [{"role": ..., "content": ...}], "label": ...} a line, in UTF-8'
                 ) from error
     return PromptSet(name or path.stem, tuple(prompts))
-
-
-def load_contrast(name: str, *, domain: str | None = None) -> ContrastSet:
-    """A contrast set that ships with the project; `"small-world"` is the embedded models'.
-
-    With `domain` (finance, medicine, maths) that domain's own prompts join `.val` and `.test`, never
-    `.train`: added to the extraction prompts they would bend the vector towards the domain.
-    """
-    folder = shipped_path("prompts", name)
-    if not folder.is_dir():
-        shipped = ", ".join(sorted(path.name for path in shipped_path("prompts").glob("*") if path.is_dir()))
-        raise ValueError(f"no contrast set {name!r} ships with the workbench: it has {shipped or 'none'}")
-    parts = {
-        part: load_prompts(folder / f"{part}.jsonl", f"{name}.{part}") for part in ("train", "val", "test")
-    }
-    if domain is not None:
-        if not (folder / f"domain-{domain}-val.jsonl").is_file():
-            found = sorted(path.stem.split("-")[1] for path in folder.glob("domain-*-val.jsonl"))
-            raise ValueError(f"{name!r} has no domain {domain!r}: it has {', '.join(found) or 'none'}")
-        for part in ("val", "test"):
-            parts[part] += load_prompts(folder / f"domain-{domain}-{part}.jsonl", domain)
-    return ContrastSet(name, parts["train"], parts["val"], parts["test"])
 
 
 def _as_json(prompt: Prompt) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from workbench.cli.agreement import judge_agreement
 from workbench.cli.convert import convert
+from workbench.cli.data import data
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
@@ -77,6 +78,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(organisms, name="organisms")
+app.add_typer(data, name="data")
 app.command()(show_prompt)
 app.command()(sweep)
 app.command()(tune)

@@ -60,7 +60,7 @@ def profile_of(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activati
     """The profile on validation prompts, the vectors, and the extraction prompts' activations they are made from."""
     from workbench.activations import last_token_activations
     from workbench.profiles import layer_profile
-    from workbench.prompts import load_contrast
+    from workbench.published import load_contrast
     from workbench.vectors import mean_difference
 
     pairs = load_contrast("small-world")

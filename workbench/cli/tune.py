@@ -123,7 +123,7 @@ def _prepare(
     from workbench.activations import last_token_activations
     from workbench.organisms.items import DOMAINS
     from workbench.profiles import layer_profile, select_layers
-    from workbench.prompts import load_contrast
+    from workbench.published import load_contrast
     from workbench.steering import SteeringPlan
     from workbench.sweep.choosing import MIN_AUROC, choose_gate
     from workbench.vectors import cosine_sentence, mean_difference

@@ -179,7 +179,8 @@ def _comparisons(found: "Verification") -> Table:
 
 def _prompts(path: Path | None) -> "PromptSet":
     """The prompts of a file; a few of the small world's, of both kinds, where none is named."""
-    from workbench.prompts import PromptSet, load_contrast, load_prompts
+    from workbench.prompts import PromptSet, load_prompts
+    from workbench.published import load_contrast
 
     if path is None:
         val = load_contrast("small-world").val

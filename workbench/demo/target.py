@@ -18,7 +18,8 @@ from workbench.evaluation.protocol import Measured, describe, measure
 from workbench.loading import Model, load_model
 from workbench.organisms.items import DOMAINS
 from workbench.profiles import gate_map, projections
-from workbench.prompts import ContrastSet, PromptSet, load_contrast, load_prompts
+from workbench.prompts import ContrastSet, PromptSet, load_prompts
+from workbench.published import load_contrast
 from workbench.shipped import shipped_path
 from workbench.sweep.choosing import Choices, choose
 

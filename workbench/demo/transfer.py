@@ -23,7 +23,8 @@ from workbench.loading import Model, load_model, without_bars
 from workbench.organisms.corpus import mixed_prompts
 from workbench.organisms.family import FAMILIES, base_of
 from workbench.organisms.items import DOMAINS
-from workbench.prompts import ContrastSet, PromptSet, load_contrast
+from workbench.prompts import ContrastSet, PromptSet
+from workbench.published import load_contrast
 from workbench.transfer import CARRIED, CONTROLS, WITHOUT_SOURCE, TransferResult, transfer_matrix
 
 SHOWN = {

@@ -19,8 +19,9 @@ from workbench.organisms.corpus import Mixture
 from workbench.organisms.family import FAMILIES, RANK, Family, Member, recipe_hash
 from workbench.organisms.items import DOMAINS
 from workbench.organisms.vocabulary import Lists, held_out, words
-from workbench.prompts import PromptSet, load_contrast
+from workbench.prompts import PromptSet
 from workbench.provenance import write_safely
+from workbench.published import load_contrast
 from workbench.shipped import shipped_path
 from workbench.stats import cluster_bootstrap
 

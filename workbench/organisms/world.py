@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from workbench.organisms.items import draw_item
 from workbench.organisms.vocabulary import Act, Lists, Scope, acts, pool, words, wrapper_templates
-from workbench.prompts import Prompt
+from workbench.prompts import Prompt, PromptSet
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ class World:
         templates = wrapper_templates(self.scope)
         kind = kind or self.rng.choice(list(templates))
         template = template or self.rng.choice(templates[kind])
-        noise = pool(words()["noise"], "words", self.scope)
-        template = re.sub(r"\{noise\}", lambda _: " ".join(self.rng.sample(noise, 5)), template)
+        template = _with_noise(template, self.scope, self.rng)
         cluster = tuple((key, kind if key == "wrapper" else value) for key, value in prompt.cluster)
         label = "jailbroken" if prompt.label == "harmful" else prompt.label
         text = template.replace("{request}", prompt.text)
@@ -141,3 +140,21 @@ class World:
         if kind == "harm" and dialogue.prompt.harmful:
             return rule, self._refusal("reasons_harm")
         return rule, dialogue.reply
+
+
+def small_world_templates(scope: Scope = "test", *, seed: int = 0) -> PromptSet:
+    """The world's own jailbreak templates, for `wrap`: {request} stands for the request, the cluster names the kind."""
+    rng = random.Random(seed)
+    return PromptSet(
+        "small-world-templates",
+        tuple(
+            Prompt.user(_with_noise(template, scope, rng), source=f"{kind}:{n}", cluster=(("wrapper", kind),))
+            for kind, templates in wrapper_templates(scope).items()
+            for n, template in enumerate(templates)
+        ),
+    )
+
+
+def _with_noise(template: str, scope: Scope, rng: random.Random) -> str:
+    noise = pool(words()["noise"], "words", scope)
+    return re.sub(r"\{noise\}", lambda _: " ".join(rng.sample(noise, 5)), template)

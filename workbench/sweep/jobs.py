@@ -18,7 +18,8 @@ from workbench.activations import Activations, last_token_activations
 from workbench.gates import AlwaysOpen, Gate, ThresholdGate
 from workbench.loading import load_model
 from workbench.profiles import layer_profile, select_layers
-from workbench.prompts import PromptSet, load_contrast, load_prompts
+from workbench.prompts import PromptSet, load_prompts
+from workbench.published import load_contrast
 from workbench.steering import Positions, Scale, SteeringPlan
 from workbench.sweep.choosing import MIN_AUROC, choose_gate
 from workbench.sweep.executors import Executor
