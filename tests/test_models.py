@@ -256,17 +256,26 @@ def test_hooks_that_transformers_leaves_are_nobodys(checkpoints: dict[str, Path]
         assert carries_hooks(model)
 
 
-@pytest.mark.parametrize(("part", "named"), [("", "the model"), ("model.layers.2", "model.layers.2")])
-def test_a_compiled_model_would_call_no_hook_and_is_refused(
-    checkpoints: dict[str, Path], prompts: PromptSet, part: str, named: str
+@pytest.mark.parametrize("way", ["in place", "its forward"])
+@pytest.mark.parametrize(("part", "named"), [("", "the model"), ("model", "model"), ("model.layers.2", None)])
+def test_a_compiled_model_calls_no_hook_and_is_refused(
+    checkpoints: dict[str, Path], prompts: PromptSet, part: str, named: str | None, way: str
 ):
     model = load_model(checkpoints["llama"], backend="plain")
     vectors = mean_difference(last_token_activations(model, prompts))
     plan = SteeringPlan(vectors, gate=AlwaysOpen(), layers=[2], alpha=1.0, scale="residual")
-    model.get_submodule(part).compile(backend="eager")
-    with pytest.raises(ValueError, match=f"^{named} of 'tiny-llama' was compiled by .compile"):
-        generate(model, prompts, plan, max_new_tokens=2)
-    with pytest.raises(ValueError, match=r"not called: steer a model that is not compiled$"):
+    expected = last_token_activations(model, prompts)
+    compiled = model.get_submodule(part)
+    if way == "in place":
+        compiled.compile(backend="eager")
+    else:
+        compiled.forward = torch.compile(compiled.forward, backend="eager")
+    if named is None and way == "its forward":  # hooks of a block are called around its forward
+        assert torch.allclose(last_token_activations(model, prompts).values, expected.values, atol=1e-5)
+        return
+    with pytest.raises(ValueError, match=f"^{named or part} of 'tiny-llama' was compiled, and hooks"):
+        generate(model, prompts, plan, max_new_tokens=4)
+    with pytest.raises(ValueError, match=r"not called: steer a model that is not$"):
         last_token_activations(model, prompts)
 
 

@@ -249,12 +249,15 @@ def _require_site(site: str) -> None:
 
 
 def _require_uncompiled(model: Model) -> None:
-    """Refuse a model that was compiled in place: it calls the hooks that it had then, and no other, without a word."""
+    """Refuse a compiled model: it calls the hooks that it had when it was compiled, and no other, without a word."""
+    within = {id(module) for block in blocks(model) for module in block.modules()}
     for name, module in model.named_modules():
-        if module._compiled_call_impl is not None:
+        # A block's own hooks are called around its forward, whatever that is.
+        forward = None if id(module) in within else vars(module).get("forward")
+        if module._compiled_call_impl is not None or hasattr(forward, "_torchdynamo_orig_callable"):
             raise ValueError(
-                f"{name or 'the model'} of {model_name(model)!r} was compiled by .compile(), and hooks that are set "
-                "after that are not called: steer a model that is not compiled"
+                f"{name or 'the model'} of {model_name(model)!r} was compiled, and hooks that are set after that are not "
+                "called: steer a model that is not"
             )
 
 
