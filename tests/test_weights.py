@@ -495,6 +495,28 @@ def test_a_delta_that_is_not_whole_is_refused(
         load_model(checkpoints["llama"], backend="plain", adapter=delta)
 
 
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_delta_on_one_end_of_tied_embeddings_is_refused(target: str, tied: bool, tmp_path: Path):
+    torch.manual_seed(0)
+    config = small_config("llama")
+    config.tie_word_embeddings = tied
+    base = AutoModelForCausalLM.from_config(config)
+    base.save_pretrained(tmp_path / "base")
+    small_tokenizer().save_pretrained(tmp_path / "base")
+    settings = LoraConfig(r=2, target_modules=[target], task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = get_peft_model(base, settings)
+    adapted.save_pretrained(tmp_path / "delta")
+    if tied:
+        with pytest.raises(
+            ValueError, match="the embedding or the LM head alone, which are one tensor in this base"
+        ):
+            load_model(tmp_path / "base", backend="plain", adapter=tmp_path / "delta")
+        return
+    merged = load_model(tmp_path / "base", backend="plain", adapter=tmp_path / "delta")
+    torch.testing.assert_close(logits(merged), logits(adapted), atol=1e-5, rtol=1e-5)
+
+
 def test_a_delta_of_another_base_is_refused(checkpoints: dict[str, Path], delta: Path):
     for base in ("gpt2", "neox"):
         with pytest.raises(ValueError, match="could not load 'delta': "):

@@ -256,8 +256,8 @@ def _require_uncompiled(model: Model) -> None:
         forward = None if id(module) in within else vars(module).get("forward")
         if module._compiled_call_impl is not None or hasattr(forward, "_torchdynamo_orig_callable"):
             raise ValueError(
-                f"{name or 'the model'} of {model_name(model)!r} was compiled, and hooks that are set after that are not "
-                "called: steer a model that is not"
+                f"{name or 'the model'} of {model_name(model)!r} was compiled, and hooks that are set after that are "
+                "not called: steer a model that is not"
             )
 
 

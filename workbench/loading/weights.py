@@ -211,6 +211,7 @@ def _require_as_on_its_card(folder: Path) -> None:
 
 def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict  # here, because few checkpoints need it
+    from peft.tuners.lora import LoraLayer
 
     told = delta.json("adapter_config.json")
     if told.get("peft_type") != "LORA":
@@ -226,6 +227,8 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
     stored = delta.file("adapter_model.safetensors")
     if stored is None:
         raise OSError("adapter_model.safetensors is missing")  # peft would look for a pickle next
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    tied = ends[1] is not None and ends[0].weight is ends[1].weight
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going away
         warnings.simplefilter("ignore", UserWarning)  # of gaps, which are refused below
@@ -236,6 +239,13 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
         there = set(file.keys())
     if odd := sorted((parts - there) | {key for key in there - parts if ".lora_" in key}):
         raise ValueError(f"it does not fit its base, by {', '.join(odd[:3])}")
+    if tied and any(
+        isinstance(end, LoraLayer) for end in (base.get_input_embeddings(), base.get_output_embeddings())
+    ):
+        raise _NotTaken(
+            "its delta changes the embedding or the LM head alone, which are one tensor in this base: merged, it would "
+            "change both; merge it yourself into a base with tie_word_embeddings=False, and pass that model"
+        )
     return both.merge_and_unload()
 
 
