@@ -413,6 +413,27 @@ def test_options_that_exclude_each_other_are_refused(
         load_model(llamas["bridge"], template="vicuna")
 
 
+@pytest.mark.parametrize("backend", LENSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_was_added_to_a_model_is_not_left_behind(
+    checkpoints: dict[str, Path], backend: str, dtype: torch.dtype
+):
+    """In half precision their logits may be as far apart as rounding would put them."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"], dtype=dtype)
+    handle = model.model.layers[1].register_forward_hook(lambda module, args, output: output * 1.05)
+    with pytest.raises(
+        ValueError, match=r"carries hooks \(model.layers.1\), which a TransformerLens model would not"
+    ):
+        load_model(model, backend=backend, tokenizer=small_tokenizer())
+    handle.remove()
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    with pytest.raises(
+        ValueError, match=r"carries adapters \(.*q_proj.* and more\).*: take them off, or merge"
+    ):
+        load_model(model, backend=backend, tokenizer=small_tokenizer())
+    assert load_model(model, backend="plain", tokenizer=small_tokenizer()) is model
+
+
 def test_a_model_that_names_no_origin_needs_its_tokenizer():
     own = AutoModelForCausalLM.from_config(small_config("llama"))
     with pytest.raises(

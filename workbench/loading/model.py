@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from workbench.chat import read_template, with_template
+from workbench.hooks import hooked_modules
 from workbench.loading.backends import (
     DEFAULT_BACKEND,
     Backend,
@@ -104,9 +105,22 @@ def load_model(
         tokenizer = with_template(tokenizer, template)
     if chosen == "plain":
         return as_plain(hf, tokenizer)
+    if not mine:
+        _require_nothing_added(hf)
     # What follows changes modules and their modes: a model of the user's gets modules of its own.
     hf = hf if mine else same_tensors(hf)
     return as_bridge(hf, tokenizer) if chosen == "bridge" else as_hooked(hf, tokenizer, spend=mine)
+
+
+def _require_nothing_added(hf: PreTrainedModel) -> None:
+    """Refuse what TransformerLens would leave out: it takes weights by the names that the architecture gives them."""
+    adapters = [name for name, module in hf.named_modules() if type(module).__module__.startswith("peft.")]
+    for what, names in (("hooks", list(hooked_modules(hf))), ("adapters", adapters)):
+        if names:
+            raise ValueError(
+                f"{hf.config.name_or_path!r} carries {what} ({names[0]}{' and more' * (len(names) > 1)}), which a "
+                'TransformerLens model would not: take them off, or merge adapters; or use backend="plain"'
+            )
 
 
 def _taken_over(like: Model, backend: Backend | None, holding: Holding) -> tuple[Backend, Holding]:
