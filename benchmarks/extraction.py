@@ -1,6 +1,7 @@
 """What reading activations costs beside a bare forward pass of the same batches, and beside other libraries.
 
     extraction_vs_forward = seconds of last_token_activations / seconds of the transformers model's own forward
+    extraction_vs_body    = the same / seconds of that forward pass without the LM head, which reading leaves out
     extraction_vs_X       = seconds of last_token_activations and mean_difference / seconds of X doing the same
     X_vs_own_forward      = seconds of X / seconds of a bare forward pass in X's own environment
 
@@ -26,7 +27,8 @@ from workbench.chat import pad_id, pad_left, tokenize
 from workbench.loading import Model
 from workbench.models import context_length, device_of, run_body, tokenizer_of
 
-OURS, MEANS, FORWARD = "last_token_activations", "…, and mean_difference", "bare forward"
+OURS, MEANS = "last_token_activations", "…, and mean_difference"
+FORWARD, BODY = "bare forward", "bare forward, without logits"
 
 
 def main() -> None:
@@ -55,7 +57,10 @@ def main() -> None:
             for peer in peers:
                 _require_same_vectors(mean_difference(last_token_activations(model, prompts)), peer)
 
-    ratios: dict[str, float | None] = {"extraction_vs_forward": timings.ratio(OURS, FORWARD)[0]}
+    ratios: dict[str, float | None] = {
+        "extraction_vs_forward": timings.told(OURS, FORWARD),
+        "extraction_vs_body": timings.told(OURS, BODY),
+    }
     for name in PEERS:
         key = name.replace("-", "_")
         ratios[f"extraction_vs_{key}"] = timings.told(MEANS, name)
@@ -88,7 +93,7 @@ def arms_of(model: Model, bare: Any, prompts: PromptSet, batch_size: int) -> dic
     read = partial(last_token_activations, model, prompts, batch_size=batch_size)
     return {
         FORWARD: forward,
-        f"{FORWARD}, without logits": body,
+        BODY: body,
         OURS: read,
         MEANS: lambda: mean_difference(read()),
     }

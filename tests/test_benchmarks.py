@@ -10,6 +10,8 @@ from typing import TypeAlias
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each runs a whole benchmark, small
+
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -30,7 +32,7 @@ Sweep: TypeAlias = Callable[..., str]
 @pytest.mark.parametrize(
     ("script", "keys"),
     [
-        ("extraction", {"extraction_vs_forward"}),
+        ("extraction", {"extraction_vs_forward", "extraction_vs_body"}),
         (
             "generation",
             {
@@ -95,7 +97,6 @@ def test_large_shapes_are_told_as_a_table(run: Run) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_extraction_is_weighed_in_processes_of_its_own(run: Run) -> None:
     ratios = last_line(run("extraction", "--memory"))
     # Deterministic: what is held is the batch's, however many prompts and layers there are.

@@ -156,7 +156,7 @@ def test_without_a_template_the_error_lists_the_names(llama_like: PreTrainedToke
     names = re.escape(", ".join(TEMPLATES))
     with pytest.raises(
         ValueError,
-        match=rf"has no chat template.*load_model\(\.\.\., template=\.\.\.\) or --template, one of {names}, or a \.jinja",
+        match=rf"has no chat template.*template=\.\.\.\) or --template, one of {names}, or a \.jinja",
     ):
         require_template(llama_like)
 

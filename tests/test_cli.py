@@ -449,11 +449,11 @@ def test_verify_fails_where_steering_does_not_run(
 def test_verify_takes_a_plan_and_a_dtype(
     shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    from workbench.cli.plans import load, plan_for
+    from workbench.cli.plans import load, plan_for, profile_of
     from workbench.sweep.picked import save_plan
 
     model = load(str(checkpoints["llama"]))
-    save_plan(plan_for(model, model, 0.15, "residual", "all", 0.0)[0].with_layers([2]), tmp_path)
+    save_plan(plan_for(model, profile_of(model), 0.15, "residual", "all", 0.0)[0].with_layers([2]), tmp_path)
     asked = ["--target", str(checkpoints["llama"]), "--plan", str(tmp_path), "--dtype", "bfloat16"]
     found = shell.invoke(app, ["verify", *asked, "--max-new-tokens", "3"])
     assert found.exit_code == 0, found.output

@@ -537,6 +537,17 @@ def test_a_mark_that_falls_apart_is_told_though_the_vocabulary_is_the_same(
         vectors.cosine(wb.mean_difference(wb.last_token_activations(ours, prompts)))
 
 
+def test_a_special_token_that_the_template_writes_counts(checkpoints: dict[str, Path]):
+    """`pad_token` is written by none, and TransformerLens fills it in."""
+    tokenizers = [small_tokenizer() for _ in range(3)]
+    tokenizers[1].bos_token, tokenizers[2].pad_token = None, None
+    assert "bos_token" in tokenizers[0].chat_template and "pad_token" not in tokenizers[0].chat_template
+    spaces = [
+        space_of(load_model(checkpoints["llama"], backend="plain", tokenizer=each)) for each in tokenizers
+    ]
+    assert spaces[0] != spaces[1] and spaces[0] == spaces[2]
+
+
 @hooked_only
 def test_a_hookedtransformer_of_phi_3():
     """Whose converter writes biases for norms that have none."""

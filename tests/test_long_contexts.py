@@ -13,6 +13,8 @@ from workbench.chat import tokenize
 from workbench.loading import Model, load_model
 from workbench.models import context_length, tokenizer_of
 
+pytestmark = pytest.mark.slow  # long texts through three backends
+
 LONG = 131_072
 WORDS = "ring lock letter boat bake paint mend read steal hide break forge plan sure help".split()
 

@@ -314,6 +314,7 @@ print(len(texts), *[str(warning.message) for warning in said if warning.category
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux does")
 def test_a_process_whose_memory_is_limited_loses_nothing(checkpoints: dict[str, Path]):
     code = LIMITED.format(tests=str(Path(__file__).parent), folder=str(checkpoints["llama"]), room=16)

@@ -38,6 +38,7 @@ def test_the_snippet_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None
     assert "GateReading" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_snippet_of_sweeps_runs_as_printed_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

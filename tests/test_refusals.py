@@ -261,6 +261,7 @@ def xstest(file: str) -> pd.DataFrame:
     return pd.read_csv(XSTEST / file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row", list(measured().itertuples()), ids=lambda row: f"{row.judge[:13]}-{row.file[22:26]}"
 )

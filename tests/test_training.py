@@ -59,6 +59,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_family_of_processes_trains_the_same_files(trained, tmp_path):
     """Byte by byte: weights, tokenizers, and whatever else stands beside them."""
     train_family(tmp_path, seed=0, members=TINY)

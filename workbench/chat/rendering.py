@@ -147,15 +147,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the vocabulary, and of how a text and the chat template's own words are split into it.
 
     Two classes may split one vocabulary differently, and a mark that one tokenizer knows as a token of its own may fall
-    apart in another that has it in its vocabulary all the same. Special-token settings do not count: TransformerLens
-    fills in missing ones on tokenizers it is given.
+    apart in another that has it in its vocabulary all the same. Special-token settings count where the template writes
+    them: TransformerLens fills in missing ones on tokenizers it is given.
     """
     # The template as it is written, not a prompt through it: some write the day's date.
-    split = [
-        tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_PROBE, _words_of(tokenizer))
-    ]
-    return content_hash(json.dumps([tokenizer.get_vocab(), split], sort_keys=True))
-
-
-def _words_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.chat_template or "")
+    template = str(tokenizer.chat_template or "")
+    split = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_PROBE, template)]
+    written = [name for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name in template]
+    special = {name: str(getattr(tokenizer, name)) for name in written}
+    return content_hash(json.dumps([tokenizer.get_vocab(), split, special], sort_keys=True))

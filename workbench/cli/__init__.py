@@ -241,7 +241,9 @@ def ask(
         reserve=max_new_tokens,
     )
     if ready is None:
-        ready, shared = plan_for(model, load(aligned, template=template), alpha, scale, positions, min_auroc)
+        ready, shared = plan_for(
+            model, profile_of(load(aligned, template=template)), alpha, scale, positions, min_auroc
+        )
     else:
         shared = f"{plan}: layers {', '.join(map(str, ready.layers))}, α = {ready.alpha:g}, {ready.scale}"
     before = generate(model, prompts, max_new_tokens=max_new_tokens)

@@ -56,7 +56,10 @@ def load(name: str, *, template: str | None = None, dtype: "torch.dtype | None" 
         return load_model(name, backend="plain", template=template, dtype=dtype)
 
 
-def profile_of(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activations]":
+Profiled: TypeAlias = "tuple[LayerProfile, SteeringVectors, Activations]"
+
+
+def profile_of(model: "Model") -> Profiled:
     """The profile on validation prompts, the vectors, and the extraction prompts' activations they are made from."""
     from workbench.activations import last_token_activations
     from workbench.profiles import layer_profile
@@ -72,15 +75,18 @@ def profile_of(model: "Model") -> "tuple[LayerProfile, SteeringVectors, Activati
 
 
 def plan_for(
-    target: "Model", aligned: "Model", alpha: float, scale: Scale, positions: Positions, min_auroc: float
+    target: "Model", aligned: Profiled, alpha: float, scale: Scale, positions: Positions, min_auroc: float
 ) -> "tuple[SteeringPlan, str]":
-    """The plan, and how far the two models share a direction over its layers."""
+    """The plan, and how far the two models share a direction over its layers.
+
+    Of the aligned model no more is wanted than was read of it: one that is large may be gone before the target comes.
+    """
     from workbench.gates import ThresholdGate
     from workbench.profiles import select_layers
     from workbench.steering import SteeringPlan
     from workbench.vectors import cosine_sentence
 
-    (ours, srv, train), (theirs, ssv, _) = profile_of(target), profile_of(aligned)
+    (ours, srv, train), (theirs, ssv, _) = profile_of(target), aligned
     gate = ThresholdGate.fit(srv, train)
     chosen = select_layers(ours, theirs, min_auroc=min_auroc)
     plan = SteeringPlan(ssv, gate=gate, layers=chosen, alpha=alpha, scale=scale, positions=positions)

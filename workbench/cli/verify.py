@@ -4,6 +4,7 @@ The trap: importing torch takes seconds, which `workbench --help` need not pay. 
 it runs.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from workbench.cli.plans import Template, load, plan_for, require_sound
+from workbench.cli.plans import Template, load, plan_for, profile_of, require_sound
 
 if TYPE_CHECKING:
     from workbench.prompts import PromptSet
@@ -35,7 +36,10 @@ def verify(
         str, typer.Option(help="The model to steer: organism:NAME, a folder, or a hub id.")
     ] = "organism:finance",
     aligned: Annotated[
-        str, typer.Option(help="The model whose vectors steer it, where no --plan is given.")
+        str,
+        typer.Option(
+            help="The model whose vectors, made of the small world's prompts, steer it, where no --plan is given."
+        ),
     ] = "organism:aligned",
     plan: Annotated[
         Path | None,
@@ -50,7 +54,7 @@ def verify(
         typer.Option(help="A layer is steered where both models tell harmful from harmless this well."),
     ] = 0.95,
     template: Template = None,
-    dtype: Annotated[Dtype, typer.Option(help="What the target's weights are loaded as.")] = "float32",
+    dtype: Annotated[Dtype, typer.Option(help="What the weights of both models are loaded as.")] = "float32",
     backend: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,9 +88,12 @@ def verify(
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
     chosen = [known for known in BACKENDS if known in backend] if backend else None
-    model = load(target, template=template, dtype=getattr(torch, dtype))
-    if ready is None:
-        ready, _ = plan_for(model, load(aligned, template=template), alpha, "residual", "all", min_auroc)
+    held = partial(load, template=template, dtype=getattr(torch, dtype))
+    theirs = profile_of(held(aligned)) if ready is None else None  # gone again before the target comes
+    model = held(target)
+    if theirs is not None:
+        ready, _ = plan_for(model, theirs, alpha, "residual", "all", min_auroc)
+    assert ready is not None
     from workbench.verification import verify as run  # after what could be refused: it is half of the library
 
     found = run(model, ready, asked, backends=chosen, max_new_tokens=max_new_tokens)
