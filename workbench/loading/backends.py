@@ -27,7 +27,7 @@ CANNOT = (AttributeError, KeyError, MemoryError, NotImplementedError, RuntimeErr
 """What TransformerLens raises on an architecture that it cannot hold."""
 
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
-Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
+Backend: TypeAlias = Literal["plain", "bridge", "hooked"]
 
 DEFAULT_BACKEND: Backend = "bridge" if HookedTransformer.__name__ == "TransformerBridge" else "hooked"
 """What a model is loaded on unless told: a HookedTransformer where TransformerLens has it, else a bridge."""
