@@ -86,7 +86,7 @@ def test_words_that_a_template_leaves_out_are_told(written: str, told: tuple[str
     tokenizer = small_tokenizer()
     if written:
         tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", written)
-    assert wb.show_prompt(tokenizer, " bake ", system="help").warnings == told
+    assert wb.show_prompt(tokenizer, "\n bake\n", system="help").warnings == told
 
 
 def test_a_reply_that_is_not_opened_is_told_beside_the_rest():
