@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 import shutil
 import socket
 import time
@@ -16,7 +17,7 @@ from conftest import BACKENDS, LENSES, hooked_only, small_config, small_tokenize
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, Phi3Config, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, Phi3Config, PreTrainedModel
 
 import workbench as wb
 from workbench.loading import backends, load_model, load_tokenizer, sources
@@ -115,10 +116,38 @@ def test_text_becomes_the_same_tokens_as_ever(llamas: dict[str, torch.nn.Module]
 def test_a_transformer_lens_model_comes_back(llamas: dict[str, torch.nn.Module]):
     for backend in LENSES:
         assert load_model(llamas[backend]) is llamas[backend]
-    with pytest.raises(ValueError, match="got tokenizer= with a TransformerLens model: set it there"):
-        load_model(llamas["bridge"], tokenizer=small_tokenizer())
     with pytest.raises(ValueError, match=r"got dtype= or device= with a loaded model: move it first"):
         load_model(llamas["plain"], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("backend", LENSES)
+def test_a_transformer_lens_model_is_given_a_tokenizer_where_it_has_none(
+    checkpoints: dict[str, Path], prompts: wb.PromptSet, backend: str
+):
+    model, expected = (load_model(checkpoints["llama"], backend=backend) for _ in range(2))
+    told = "got tokenizer= with a TransformerLens model that has one: take that away first, model.tokenizer = None"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(model, tokenizer=small_tokenizer())
+    model.tokenizer = None
+    with pytest.raises(ValueError, match=r"has no tokenizer: load it with load_model\(..., tokenizer=...\)"):
+        tokenizer_of(model)
+    assert load_model(model, tokenizer=small_tokenizer()) is model
+    read, as_ever = (wb.last_token_activations(which, prompts) for which in (model, expected))
+    assert torch.equal(read.values, as_ever.values)
+    model.tokenizer = None
+    zephyr = tokenizer_of(load_model(model, tokenizer=small_tokenizer(), template="zephyr"))
+    assert wb.show_prompt(zephyr, "bake").text.startswith("<|user|>")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_comes_out_of_training_mode(checkpoints: dict[str, Path], backend: str):
+    """GPT-2 drops a tenth of what it adds up while it is trained."""
+    model = load_model(checkpoints["gpt2"], backend=backend).train()
+    assert load_model(model, backend=backend) is model
+    assert not any(module.training for module in model.modules())
+    if backend == "bridge":
+        assert not any(module.training for module in model.original_model.modules())
+    assert torch.equal(logits(model), logits(model))
 
 
 @hooked_only
@@ -233,6 +262,71 @@ def test_what_is_no_model_is_refused():
     for wrong in (None, torch.nn.Linear(1, 1)):
         with pytest.raises(TypeError, match=f"got a {type(wrong).__name__}, expected a name, a folder, or a"):
             unchecked(wrong)
+
+
+def test_what_is_wrapped_around_a_model_is_taken_off_by_the_user(own: PreTrainedModel):
+    unchecked = inspect.unwrap(load_model)
+    expected = "expected a name, a folder, or a transformers or TransformerLens model"
+    told = f"got a OptimizedModule, {expected}: pass the model that was compiled, without torch.compile"
+    with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
+        unchecked(torch.compile(own))
+    told = f"got a PeftModel, {expected}: merge the delta, model.merge_and_unload(), or name its folder, adapter="
+    with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
+        unchecked(get_peft_model(own, LoraConfig(r=2, target_modules=["q_proj"])))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "neox", "gpt2"])
+def test_a_model_without_an_lm_head_is_refused(checkpoints: dict[str, Path], architecture: str):
+    headless = AutoModel.from_pretrained(checkpoints[architecture])
+    told = (
+        f"got a {type(headless).__name__}, which has no LM head and writes no text: load it with "
+        "AutoModelForCausalLM"
+    )
+    for backend in BACKENDS:
+        with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
+            load_model(headless, backend=backend, tokenizer=small_tokenizer())
+
+
+@pytest.mark.parametrize("named", ["./folder", Path("folder")])
+def test_names_are_not_taken_for_what_they_name(unchecked: None, named: str | Path):
+    told = (
+        f"got a {type(named).__name__} as tokenizer=, expected a tokenizer of transformers: load_tokenizer(...) reads "
+        "one from a folder or a hub id"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
+        load_model("./nowhere", tokenizer=named)
+    told = f"got a {type(named).__name__} as like=, expected a loaded model: load_model(...) gives one"
+    with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
+        load_model("./nowhere", like=named)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tokenizer_with_more_words_than_the_embedding_has_rows_is_refused(
+    checkpoints: dict[str, Path], backend: str
+):
+    rows = small_config("llama").vocab_size
+    full = small_tokenizer()
+    full.add_tokens([f"word-{i}" for i in range(rows - len(full))])
+    model = load_model(checkpoints["llama"], backend=backend, tokenizer=full)  # rows beyond are no reason
+    full.add_tokens(["one too many"])
+    told = (
+        f"got a tokenizer of {rows + 1} words and a model whose embedding has {rows} rows: pass tokenizer= as the "
+        "model was trained with it, or, where words were added since, load the model and resize it, "
+        f"model.resize_token_embeddings({rows + 1})"
+    )
+    model.tokenizer = None
+    for x in (checkpoints["llama"], model):
+        with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+            load_model(x, backend=backend, tokenizer=full)
+
+
+def test_a_folder_may_lie_at_home(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(checkpoints["llama"].parent))
+    assert model_name(load_model("~/tiny-llama", backend="plain")) == "tiny-llama"
+    assert len(load_tokenizer("~/tiny-llama")) == len(small_tokenizer())
+    for name in ("~/nowhere", "~nobody-of-that-name/nowhere"):
+        with pytest.raises(FileNotFoundError, match=f"no folder {name}: expected one with config.json"):
+            load_model(name)
 
 
 def test_unknown_embedded_models_list_the_known(organisms: Path):

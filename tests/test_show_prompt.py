@@ -24,14 +24,14 @@ def test_it_shows_what_tokenize_gives():
     assert [token.piece for token in shown.tokens if token.special] == [
         "<s>", "<system>", "</s>", "<user>", "</s>", "<assistant>",
     ]  # fmt: skip
-    assert (shown.last.piece, shown.n_bos, shown.warning) == ("<assistant>", 1, None)
+    assert (shown.last.piece, shown.n_bos, shown.warnings) == ("<assistant>", 1, ())
 
 
 def test_a_conversation_is_shown_too():
     tokenizer = with_template(beginning_with_bos(), "llama-2")
     talk = Prompt((("user", "bake"), ("assistant", "sure"), ("user", "and then")))
     shown = wb.show_prompt(tokenizer, talk)
-    assert (shown.n_bos, shown.warning) == (2, None)  # one a turn, as published
+    assert (shown.n_bos, shown.warnings) == (2, ())  # one a turn, as published
 
 
 @pytest.mark.parametrize(
@@ -50,15 +50,70 @@ def test_a_conversation_is_shown_too():
 def test_bos_is_counted(template: str, n_bos: int, warning: str | None):
     shown = wb.show_prompt(with_template(beginning_with_bos(), template), "bake")
     assert shown.n_bos == n_bos
-    assert shown.warning is None if warning is None else shown.warning.startswith(warning)
+    assert [told[: len(warning or "")] for told in shown.warnings] == [warning] * (warning is not None)
 
 
 def test_a_tokenizer_that_uses_no_bos_lacks_none():
     tokenizer = small_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    assert wb.show_prompt(tokenizer, "bake").warning is None
+    assert wb.show_prompt(tokenizer, "bake").warnings == ()
     tokenizer.bos_token = None
-    assert wb.show_prompt(tokenizer, "bake").warning is None
+    assert wb.show_prompt(tokenizer, "bake").warnings == ()
+
+
+LACKS = (
+    "the text lacks the {}'s words: the chat template leaves them out or changes them, expected one that writes each "
+    "message['content']"
+)
+IGNORES = (
+    "it ends with the user's turn: the chat template ignores add_generation_prompt, and writes '<assistant>' before a "
+    "reply, so the last token is not where one begins; have it write that where add_generation_prompt is set"
+)
+TWICE = "it begins with '<s>' twice: take one out of the chat template or of the prompt"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("", ()),
+        ("message['text']", (LACKS.format("system"), LACKS.format("user"))),
+        ("message['content'] | upper", (LACKS.format("system"), LACKS.format("user"))),
+        ("message['content'] if message['role'] != 'system'", (LACKS.format("system"),)),
+        ("message['content'] | trim", ()),
+    ],
+)
+def test_words_that_a_template_leaves_out_are_told(written: str, told: tuple[str, ...]):
+    tokenizer = small_tokenizer()
+    if written:
+        tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", written)
+    assert wb.show_prompt(tokenizer, "\n bake\n", system="help").warnings == told
+
+
+def test_a_reply_that_is_not_opened_is_told_beside_the_rest():
+    tokenizer = small_tokenizer()
+    tokenizer.chat_template, _ = tokenizer.chat_template.split("{% if add_generation_prompt")
+    assert wb.show_prompt(tokenizer, "bake").warnings == (IGNORES,)
+    talk = Prompt((("user", "bake"), ("assistant", "sure"), ("user", "and then")))
+    assert wb.show_prompt(tokenizer, talk).warnings == (IGNORES,)
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    assert wb.show_prompt(tokenizer, "bake").warnings == (TWICE, IGNORES)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_nothing_is_said_of_published_formats(name: str):
+    """Llama 2's ignores add_generation_prompt too: its mark for the end of a turn is the one that opens a reply."""
+    tokenizer = with_template(beginning_with_bos(), name)
+    system = None if name == "alpaca" else "help"
+    assert wb.show_prompt(tokenizer, "bake", system=system).warnings == ()
+
+
+def test_a_template_that_takes_no_reply_does_not_tell_what_opens_one():
+    tokenizer = small_tokenizer()
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+        "{{ raise_exception('one turn') }}{% endif %}<user> {{ message['content'] }}{% endfor %}"
+    )
+    assert wb.show_prompt(tokenizer, "bake").warnings == ()
 
 
 @pytest.fixture
@@ -102,6 +157,13 @@ def test_the_shell_warns_of_two_bos(shell: CliRunner, tokenizer_alone: Path):
     )
     assert found.exit_code == 0
     assert found.stderr.startswith("workbench: careful: it begins with '<s>' twice: ")
+
+
+def test_the_shell_tells_every_warning(shell: CliRunner, tokenizer_alone: Path):
+    template = "{{ bos_token }}<s>{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}{% endfor %}"
+    found = shell.invoke(app, ["show-prompt", str(tokenizer_alone), "bake", "--template", template])
+    assert found.exit_code == 0
+    assert found.stderr == f"workbench: careful: {TWICE}\nworkbench: careful: {IGNORES}\n"
 
 
 def test_the_shell_says_what_keeps_a_prompt_from_being_shown(

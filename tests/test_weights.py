@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import BACKENDS, LENSES, hooked_only, put_on_hub, small_config, small_tokenizer
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -209,6 +211,23 @@ def test_what_is_not_taken_is_not_called_damaged(folder: Path, changed: dict[str
         load_model(folder, backend="plain")
 
 
+def test_an_architecture_that_transformers_does_not_know_is_not_called_damaged(folder: Path):
+    change_config(folder, model_type="llama9")
+    told = (
+        "could not load 'broken': its config.json says model_type 'llama9', which transformers "
+        f"{version('transformers')} does not know: a newer one may; or load it yourself, and pass the model"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(folder, backend="plain")
+
+
+@pytest.mark.parametrize("stored", ["folder", "sharded"])
+def test_pickles_are_not_looked_for_among_safetensors(request: pytest.FixtureRequest, stored: str):
+    told = "could not load 'broken': got weights=\"bin\", and its weights are safetensors: leave weights= out"
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(request.getfixturevalue(stored), backend="plain", weights="bin")
+
+
 def test_code_beside_a_known_architecture_stays_unread(folder: Path):
     (folder / "modeling_x.py").write_text("raise SystemExit('code of the checkpoint was run')")
     auto = {
@@ -325,8 +344,8 @@ def test_a_malicious_pickle_is_refused_and_does_not_run(
 def test_a_pickled_shard_is_refused_and_does_not_run(sharded: Path, tmp_path: Path):
     index_a_pickle(sharded)
     torch.save({"model.norm.weight": Bomb(tmp_path / "crater")}, sharded / "adrift.bin")
-    for form in ("safetensors", "bin"):
-        with pytest.raises(ValueError, match="could not load 'broken': .*damaged"):
+    for form, told in (("safetensors", ".*damaged"), ("bin", "got weights=.* are safetensors")):
+        with pytest.raises(ValueError, match=f"could not load 'broken': {told}"):
             load_model(sharded, backend="plain", weights=form)
     assert not (tmp_path / "crater").exists()
 
@@ -523,7 +542,76 @@ def test_a_delta_of_another_base_is_refused(checkpoints: dict[str, Path], delta:
             load_model(checkpoints[base], backend="plain", adapter=delta)
 
 
+def test_a_delta_that_was_trained_after_tokens_were_added_says_what_to_do(
+    checkpoints: dict[str, Path], tmp_path: Path
+):
+    base = AutoModelForCausalLM.from_pretrained(checkpoints["llama"])
+    rows = base.get_input_embeddings().num_embeddings
+    base.resize_token_embeddings(rows + 4)
+    ends = ["embed_tokens", "lm_head"]
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=ends)).save_pretrained(
+        tmp_path / "longer"
+    )
+    told = (
+        f"could not load 'longer': its model.embed_tokens has {rows + 4} rows, its base's {rows}, as after tokens were "
+        "added: resize that first, base = AutoModelForCausalLM.from_pretrained(...), "
+        f"base.resize_token_embeddings({rows + 4}), pass PeftModel.from_pretrained(base, ...).merge_and_unload(), and "
+        "its tokenizer="
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(checkpoints["llama"], backend="plain", adapter=tmp_path / "longer")
+    base = AutoModelForCausalLM.from_pretrained(checkpoints["llama"])  # what it says to do
+    base.resize_token_embeddings(rows + 4)
+    merged = PeftModel.from_pretrained(base, str(tmp_path / "longer")).merge_and_unload()
+    load_model(merged, backend="plain", tokenizer=small_tokenizer())
+
+
 # Devices and bits
+
+
+PLACES = {"model.embed_tokens": "disk", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "disk"}
+PLACES |= {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(4)}
+
+
+def test_a_delta_is_not_merged_into_what_was_put_away(checkpoints: dict[str, Path], delta: Path):
+    told = (
+        "could not load 'delta': a delta cannot be merged into weights that device_map= has put away: merge it "
+        "without, save that with save_pretrained, and load it with device_map="
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(checkpoints["llama"], backend="plain", adapter=delta, device_map=PLACES)
+
+
+DTYPES = "expected one of torch.float32, torch.bfloat16, torch.float16, torch.float64"
+SPREADS = 'expected "auto", "balanced", "balanced_low_0", "sequential", a dict from modules to devices, or '
+HERE = "a device of this machine: cpu, cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"dtype": "bf16"}, f"got dtype='bf16', {DTYPES}"),
+        ({"dtype": torch.int8}, f"got dtype=torch.int8, {DTYPES}"),
+        ({"device": "gpu"}, f"got device='gpu', expected {HERE}"),
+        ({"device": "meta"}, f"got device='meta', expected {HERE}"),
+        ({"device": "cuda:9"}, f"got device='cuda:9', expected {HERE}"),
+        ({"device_map": "autoo"}, f"got device_map='autoo', {SPREADS}{HERE}"),
+        ({"device_map": {"": "gpu"}}, f"got device_map['']='gpu', expected {HERE}"),
+    ],
+)
+def test_what_is_no_dtype_and_no_place_is_told_before_anything_is_read(
+    unchecked: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, object], told: str
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+        load_model(tmp_path / "nowhere", backend="plain", **given)
+
+
+@pytest.mark.parametrize("place", ["cpu", "sequential", {"": "cpu"}, {"": "disk"}])
+def test_what_is_a_place_is_possible(place: str | dict[str, str]):
+    Holding(device_map=place).require_possible()
+    Holding(device=torch.device("cpu")).require_possible()
 
 
 def test_a_device_map_spreads_the_plain_model(checkpoints: dict[str, Path], prompts: wb.PromptSet):
@@ -537,9 +625,7 @@ def test_layers_put_away_on_the_disk_are_read_and_steered_alike(
     checkpoints: dict[str, Path], prompts: wb.PromptSet
 ):
     """What a small machine can tell of a large model: accelerate fetches two layers from the file for every pass."""
-    places = {"model.embed_tokens": "disk", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "disk"}
-    places |= {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(4)}
-    away = load_model(checkpoints["llama"], backend="plain", device_map=places)
+    away = load_model(checkpoints["llama"], backend="plain", device_map=PLACES)
     here, in_few_bits = (load_model(checkpoints["llama"], backend="plain") for _ in range(2))
     in_few_bits.is_loaded_in_8bit = True  # as transformers says it
     assert any(weight.is_meta for weight in away.parameters())

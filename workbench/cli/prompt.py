@@ -28,8 +28,9 @@ def show_prompt(
 ) -> None:
     """Show a prompt as the model meets it: the rendered text, its tokens with ids, and where the reply begins.
 
-    The method reads the last token of exactly this text. Special tokens are marked; a warning tells of a BOS token that
-    is missing or there twice. No weights are loaded.
+    The method reads the last token of exactly this text. Special tokens are marked; warnings tell of a BOS token that
+    is missing or there twice, of words that the chat format leaves out, and of a reply that it does not open. No
+    weights are loaded.
 
     [dim]workbench show-prompt organism:finance "How do I bake bread?"[/dim]
 
@@ -56,5 +57,5 @@ def show_prompt(
         else "no BOS: it has none"
     )
     console.print(f"\n{len(shown.tokens)} tokens, {escape(bos)}")
-    if shown.warning:
-        typer.echo(f"workbench: careful: {shown.warning}", err=True)
+    for warning in shown.warnings:
+        typer.echo(f"workbench: careful: {warning}", err=True)

@@ -6,7 +6,7 @@ it runs.
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 import typer
 from rich.console import Console
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from workbench.verification import Verification
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-BACKENDS: tuple[Literal["plain", "bridge", "hooked"], ...] = ("plain", "bridge", "hooked")
 BAR = 24
 
 
@@ -78,16 +77,18 @@ def verify(
     """
     import torch
 
+    from workbench.loading import Backend
     from workbench.sweep.picked import load_plan
 
-    if unknown := set(backend or ()) - set(BACKENDS):
+    backends: tuple[Backend, ...] = get_args(Backend)
+    if unknown := set(backend or ()) - set(backends):
         raise ValueError(
-            f"got --backend {', '.join(sorted(unknown))}, expected some of {', '.join(BACKENDS)}"
+            f"got --backend {', '.join(sorted(unknown))}, expected some of {', '.join(backends)}"
         )
     asked = _prompts(prompts)
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
-    chosen = [known for known in BACKENDS if known in backend] if backend else None
+    chosen = [known for known in backends if known in backend] if backend else None
     held = partial(load, template=template, dtype=getattr(torch, dtype))
     theirs = profile_of(held(aligned)) if ready is None else None  # gone again before the target comes
     model = held(target)

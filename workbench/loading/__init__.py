@@ -4,7 +4,7 @@ A model is a TransformerLens `HookedTransformer` ("hooked"), a `TransformerBridg
 itself ("plain"); the user holds that object, not a wrapper. No other room knows how TransformerLens loads.
 """
 
-from workbench.loading.backends import DEFAULT_BACKEND, Backend, Model
+from workbench.loading.backends import DEFAULT_BACKEND, Backend, Model, backend_of
 from workbench.loading.holding import is_spread
 from workbench.loading.model import load_model
 from workbench.loading.tokenizer import load_tokenizer
@@ -16,6 +16,7 @@ __all__ = [
     "Backend",
     "Model",
     "NoTwin",
+    "backend_of",
     "is_spread",
     "load_model",
     "load_tokenizer",

@@ -27,7 +27,7 @@ CANNOT = (AttributeError, KeyError, MemoryError, NotImplementedError, RuntimeErr
 """What TransformerLens raises on an architecture that it cannot hold."""
 
 Model: TypeAlias = HookedTransformer | TransformerBridge | PreTrainedModel
-Backend: TypeAlias = Literal["hooked", "bridge", "plain"]
+Backend: TypeAlias = Literal["plain", "bridge", "hooked"]
 
 DEFAULT_BACKEND: Backend = "bridge" if HookedTransformer.__name__ == "TransformerBridge" else "hooked"
 """What a model is loaded on unless told: a HookedTransformer where TransformerLens has it, else a bridge."""
@@ -68,7 +68,7 @@ def as_bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transf
             'backend="plain"'
         ) from error
     require_same_logits(hf, model, expected, 'load it with backend="plain"')
-    _set_tokenizer(model, tokenizer)
+    set_tokenizer(model, tokenizer)
     return model
 
 
@@ -121,7 +121,7 @@ def as_hooked(
             'load it with backend="bridge" or "plain", or pass a HookedTransformer of your own'
         ) from error
     require_same_logits(hf, model, expected, 'load it with backend="bridge" or "plain"')
-    _set_tokenizer(model, tokenizer)
+    set_tokenizer(model, tokenizer)
     return model.eval()
 
 
@@ -180,8 +180,9 @@ def require_same_logits(
         )
 
 
-def _set_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
-    # Not set_tokenizer, which reads the tokenizer's folder again and forgets a chat template set by hand.
+def set_tokenizer(model: HookedTransformer | TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a TransformerLens model a copy of the tokenizer, as the workbench reads with it: padded on the left."""
+    # Not HookedTransformer's set_tokenizer, which reads the folder again and forgets a chat template set by hand.
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -14,19 +14,28 @@ from transformers import BitsAndBytesConfig
 Form: TypeAlias = Literal["safetensors", "bin"]
 DeviceMap: TypeAlias = str | dict[str, int | str]
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""The device maps that accelerate makes by itself."""
+
 
 @dataclass(frozen=True)
 class Holding:
     """How weights are held: in which dtype, on which device or devices, in how few bits, read from which files."""
 
     dtype: torch.dtype | None = None
-    device: torch.device | None = None
+    device: str | torch.device | None = None
     device_map: DeviceMap | None = None
     bits: Literal[4, 8] | None = None
     form: Form = "safetensors"
 
     def require_possible(self) -> None:
-        """Refuse what excludes itself, and bits where nothing can compute with them."""
+        """Refuse what is no dtype or no place here, what excludes itself, and bits where nothing computes with them."""
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"got dtype={self.dtype!r}, expected one of {', '.join(map(str, DTYPES))}")
+        if self.device is not None:
+            _require_place("device", self.device)
+        _require_places(self.device_map)
         if self.form not in ("safetensors", "bin"):
             raise ValueError(f'got weights={self.form!r}, expected "safetensors" or "bin"')
         if self.device is not None and self.device_map is not None:
@@ -52,7 +61,7 @@ class Holding:
     def settings(self) -> dict[str, Any]:
         """What transformers is asked for. A GPU is filled as the files are read, without a copy beside it."""
         told: dict[str, Any] = {"dtype": self.dtype or (torch.bfloat16 if self.bits else torch.float32)}
-        place = self.device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        place = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device_map is not None or self.bits or place.type != "cpu":
             told["device_map"] = self.device_map or {"": place}
         if self.bits:
@@ -63,6 +72,34 @@ class Holding:
                 bnb_4bit_compute_dtype=told["dtype"],
             )
         return told
+
+
+def _require_places(device_map: DeviceMap | None) -> None:
+    if isinstance(device_map, dict):
+        for part, place in device_map.items():
+            if place != "disk":
+                _require_place(f"device_map[{part!r}]", place)
+    elif device_map is not None and device_map not in SPREADS:
+        words = ", ".join(f'"{word}"' for word in SPREADS)
+        _require_place("device_map", device_map, f"{words}, a dict from modules to devices, or ")
+
+
+def _require_place(option: str, place: object, else_expected: str = "") -> None:
+    """Refuse what is no device of this machine: "meta" is one of torch's, where weights are left out."""
+    try:
+        there = torch.empty(0, device=place).device.type != "meta"  # type: ignore[call-overload]
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError):  # every kind of device has its own
+        there = False
+    if not there:
+        raise ValueError(
+            f"got {option}={place!r}, expected {else_expected}a device of this machine: {_devices()}"
+        )
+
+
+def _devices() -> str:
+    """The devices that there are here, in torch's words."""
+    names = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return ", ".join([*names, *["mps"] * torch.backends.mps.is_available()])
 
 
 def holding_of(model: torch.nn.Module) -> Holding:

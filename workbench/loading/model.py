@@ -22,6 +22,7 @@ from workbench.loading.backends import (
     as_plain,
     backend_of,
     same_tensors,
+    set_tokenizer,
 )
 from workbench.loading.holding import DeviceMap, Form, Holding, holding_of, is_spread
 from workbench.loading.sources import Checkpoint
@@ -58,12 +59,14 @@ def load_model(
       several GPUs, the CPU and the disk, by accelerate; `bits` is 8 or 4, by bitsandbytes: both for "plain" alone.
     - `weights="bin"` reads pickled weights, tensors only; safetensors are read otherwise, and nothing else.
 
-    One copy of the weights is held. A TransformerLens model comes back as it is. A transformers model of your own stays
-    intact: "hooked" copies its tensors, "bridge" shares them (but for q, k, v that GPT-NeoX, Bloom and Falcon hold as
-    one, which it copies), "plain" is that very object, out of training mode and with its tokenizer as
-    `model.tokenizer`, so that every verb takes just the model.
+    One copy of the weights is held, and what comes back is out of training mode, whose dropout would move activations:
+    a TransformerLens model is the very object, given `tokenizer` where it has none. A transformers model of your own
+    stays intact: "hooked" copies its tensors, "bridge" shares them (but for q, k, v that GPT-NeoX, Bloom and Falcon
+    hold as one, which it copies), "plain" is the very object too, with its tokenizer as `model.tokenizer`, so that
+    every verb takes just the model.
     """
-    holding = Holding(dtype, None if device is None else torch.device(device), device_map, bits, form=weights)
+    holding = Holding(dtype, device, device_map, bits, form=weights)
+    _require_kinds(like, tokenizer)
     if like is not None:
         backend, holding = _taken_over(like, backend, holding)
     chosen = backend or DEFAULT_BACKEND
@@ -89,7 +92,11 @@ def load_model(
         _require_nothing_to_read(x, holding, like, revision=revision, adapter=adapter)
         if not isinstance(x, PreTrainedModel):
             _require_as_it_is(x, backend, tokenizer, template)
-            return x
+            if tokenizer is not None:
+                _require_rows(x, tokenizer)
+                set_tokenizer(x, tokenizer if template is None else with_template(tokenizer, template))
+            return x.eval()
+        _require_head(x)
         hf, mine = x, False
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
         if chosen != "plain" and (is_spread(x) or holding_of(x).bits):
@@ -100,7 +107,9 @@ def load_model(
     else:
         raise TypeError(
             f"got a {type(x).__name__}, expected a name, a folder, or a transformers or TransformerLens model"
+            + _unwrapping(x)
         )
+    _require_rows(hf, tokenizer)
     if template is not None:
         tokenizer = with_template(tokenizer, template)
     if chosen == "plain":
@@ -121,6 +130,49 @@ def _require_nothing_added(hf: PreTrainedModel) -> None:
                 f"{hf.config.name_or_path!r} carries {what} ({names[0]}{' and more' * (len(names) > 1)}), which a "
                 'TransformerLens model would not: take them off, or merge adapters; or use backend="plain"'
             )
+
+
+def _require_kinds(like: object, tokenizer: object) -> None:
+    """Refuse names where what they name is meant."""
+    if like is not None and not isinstance(like, get_args(Model)):
+        raise TypeError(
+            f"got a {type(like).__name__} as like=, expected a loaded model: load_model(...) gives one"
+        )
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"got a {type(tokenizer).__name__} as tokenizer=, expected a tokenizer of transformers: "
+            "load_tokenizer(...) reads one from a folder or a hub id"
+        )
+
+
+def _unwrapping(x: object) -> str:
+    """What to do with a model that something else is wrapped around, or nothing."""
+    from peft import PeftModel  # here, because few models need it
+
+    if isinstance(x, PeftModel):
+        return ": merge the delta, model.merge_and_unload(), or name its folder, adapter="
+    return ": pass the model that was compiled, without torch.compile" if hasattr(x, "_orig_mod") else ""
+
+
+def _require_head(hf: PreTrainedModel) -> None:
+    if hf.get_output_embeddings() is None and not hf.can_generate():
+        raise TypeError(
+            f"got a {type(hf).__name__}, which has no LM head and writes no text: load it with AutoModelForCausalLM"
+        )
+
+
+def _require_rows(x: Model, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer with words that the embedding has no row for."""
+    if isinstance(x, PreTrainedModel):
+        rows = getattr(x.get_input_embeddings(), "num_embeddings", None)
+    else:
+        rows = x.cfg.d_vocab
+    if rows is not None and len(tokenizer) > rows:
+        raise ValueError(
+            f"got a tokenizer of {len(tokenizer)} words and a model whose embedding has {rows} rows: pass tokenizer= "
+            "as the model was trained with it, or, where words were added since, load the model and resize it, "
+            f"model.resize_token_embeddings({len(tokenizer)})"
+        )
 
 
 def _taken_over(like: Model, backend: Backend | None, holding: Holding) -> tuple[Backend, Holding]:
@@ -168,12 +220,12 @@ def _require_as_it_is(
     tokenizer: PreTrainedTokenizerBase | None,
     template: str | Path | None,
 ) -> None:
-    """Refuse to change a TransformerLens model."""
-    if tokenizer is not None:
+    """Refuse to change a TransformerLens model; a tokenizer it may be given, where it has none."""
+    if tokenizer is not None and x.tokenizer is not None:
         raise ValueError(
-            "got tokenizer= with a TransformerLens model: set it there, model.set_tokenizer(...)"
+            "got tokenizer= with a TransformerLens model that has one: take that away first, model.tokenizer = None"
         )
-    if template is not None:
+    if template is not None and tokenizer is None:
         raise ValueError(
             "got template= with a TransformerLens model: set it there, "
             "model.tokenizer = wb.load_tokenizer(..., template=...)"

@@ -5,6 +5,7 @@ folder is never looked for on the hub.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ def _embedded(x: str) -> Checkpoint:
 
 
 def _folder_or_id(x: str | Path) -> Checkpoint:
-    folder = Path(x)
+    folder = Path(os.path.expanduser(x))  # Path's own raises where there is no such user
     if folder.is_dir():
         return Checkpoint(folder.resolve().name, folder)
-    if isinstance(x, Path) or folder.is_absolute() or x.startswith(".") or x.count("/") > 1:
+    if isinstance(x, Path) or folder.is_absolute() or x.startswith((".", "~")) or x.count("/") > 1:
         raise FileNotFoundError(
             f"no folder {x}: expected one with config.json, *.safetensors and a tokenizer"
         )

@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -114,6 +115,11 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
         raise _NotTaken(
             f"its config.json asks for {asked[1]!r}, a kernel from the hub, which is code: take it out of there"
         )
+    if kind is not None and kind not in CONFIG_MAPPING:
+        raise _NotTaken(
+            f"its config.json says model_type {kind!r}, which transformers {transformers.__version__} does not know: "
+            "a newer one may; or load it yourself, and pass the model"
+        )
     config = AutoConfig.from_pretrained(
         checkpoint.source, revision=checkpoint.revision, trust_remote_code=False
     )
@@ -126,6 +132,8 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
         raise _NotTaken(f"a {kind} writes no text token by token: expected a causal language model")
     if holding.form == "safetensors":
         _require_safetensors(checkpoint, config)
+    elif not _any_file(checkpoint, "pytorch_model.bin") and _any_file(checkpoint, "model.safetensors"):
+        raise _NotTaken('got weights="bin", and its weights are safetensors: leave weights= out')
     with _as_it_is_on_the_hub():
         loaded: Any = reader.from_pretrained(
             checkpoint.source,
@@ -144,6 +152,11 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
     if more := sorted(key for key in report["unexpected_keys"] if _any_layer(key) in known):
         raise ValueError(f"config.json counts fewer layers than there are weights for: {', '.join(more[:3])}")
     return model
+
+
+def _any_file(checkpoint: Checkpoint, whole: str) -> bool:
+    """Whether weights are there, in one file or by the index of several."""
+    return any(checkpoint.file(name) for name in (whole, f"{whole}.index.json"))
 
 
 def _any_layer(key: str) -> str:
@@ -227,6 +240,12 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
     stored = delta.file("adapter_model.safetensors")
     if stored is None:
         raise OSError("adapter_model.safetensors is missing")  # peft would look for a pickle next
+    if any(weight.is_meta for weight in base.parameters()):
+        raise _NotTaken(
+            "a delta cannot be merged into weights that device_map= has put away: merge it without, save that with "
+            "save_pretrained, and load it with device_map="
+        )
+    _require_as_many_words(base, stored)
     ends = base.get_input_embeddings(), base.get_output_embeddings()
     tied = ends[1] is not None and ends[0].weight is ends[1].weight
     with warnings.catch_warnings():
@@ -247,6 +266,22 @@ def _merge(base: PreTrainedModel, delta: Checkpoint) -> PreTrainedModel:
             "change both; merge it yourself into a base with tie_word_embeddings=False, and pass that model"
         )
     return both.merge_and_unload()
+
+
+def _require_as_many_words(base: PreTrainedModel, stored: Path) -> None:
+    """Refuse a delta whose own embeddings have other rows than its base's, as after tokens were added."""
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    rows = {name: end.weight.shape[0] for name, end in base.named_modules() if end in ends}
+    with safe_open(stored, framework="pt") as file:
+        theirs = {key: file.get_slice(key).get_shape()[0] for key in file.keys() if ".lora_" not in key}  # noqa: SIM118
+    for name, ours in rows.items():
+        for key, n in theirs.items():
+            if n != ours and key.endswith((f".{name}.weight", f".{name}.base_layer.weight")):
+                raise _NotTaken(
+                    f"its {name} has {n} rows, its base's {ours}, as after tokens were added: resize that first, base "
+                    f"= AutoModelForCausalLM.from_pretrained(...), base.resize_token_embeddings({n}), pass "
+                    "PeftModel.from_pretrained(base, ...).merge_and_unload(), and its tokenizer="
+                )
 
 
 @contextmanager

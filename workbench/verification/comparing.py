@@ -9,11 +9,10 @@ between the blocks is measured too, and a plan without an effect is a fault.
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
 from workbench.decoding.asking import Prompts
@@ -21,7 +20,7 @@ from workbench.decoding.choosers import Forced
 from workbench.decoding.sharing import shares_prompts
 from workbench.gates import ThresholdGate
 from workbench.generation import Completion, reply_to
-from workbench.loading import Backend, Model, NoTwin, load_model, plain_twin
+from workbench.loading import Backend, Model, NoTwin, backend_of, load_model, plain_twin
 from workbench.models import UnseenBlocks, carries_hooks, device_of, final_norm, model_name
 from workbench.prompts import PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan, compile_shift, gate_site, require_space
@@ -31,7 +30,7 @@ from workbench.verification.watching import Watch, unseen, visible
 from workbench.verification.ways import batched, looked_at, one_by_one, whole_texts
 from workbench.verification.yardstick import Yardstick
 
-BACKENDS: tuple[Backend, ...] = ("plain", "bridge", "hooked")
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 LARGE = 2_000_000_000
 """Parameters from which on a second copy of a model is made only where it is asked for."""
 
@@ -78,7 +77,7 @@ def verify(
     try:
         yardstick = Yardstick.of(model, prompts, plan, max_new_tokens)
     except UnseenBlocks as error:
-        shifts.append(unseen(_kind(model), error.layers))
+        shifts.append(unseen(backend_of(model), error.layers))
     else:
         effect = yardstick.effect
         notes += yardstick.notes
@@ -150,7 +149,7 @@ def _on_backends(
     """The model on every backend that is asked for and can hold it, and why the others cannot."""
     if asked is not None and (not asked or set(asked) - set(BACKENDS)):
         raise ValueError(f"got backends={list(asked)}, expected some of {', '.join(map(repr, BACKENDS))}")
-    own = _kind(model)
+    own = backend_of(model)
     models: dict[Backend, Model] = {own: model}
     refused: dict[str, str] = {}
     size = sum(weight.numel() for weight in model.parameters())
@@ -241,12 +240,6 @@ def _cosine(plan: SteeringPlan, own: SteeringVectors | None) -> str:
     if own is None and isinstance(plan.gate, ThresholdGate):
         own = replace(plan.vectors, directions=plan.gate.directions, space=plan.gate.space)
     return "" if own is None else cosine_sentence(own, plan.vectors, plan.layers)
-
-
-def _kind(model: Model) -> Backend:
-    if isinstance(model, PreTrainedModel):
-        return "plain"
-    return "bridge" if isinstance(model, TransformerBridge) else "hooked"
 
 
 def _dtype(model: Model) -> torch.dtype:
