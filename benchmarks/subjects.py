@@ -6,6 +6,7 @@ The trap: speed depends on shape alone, so weights may be random; what a gate or
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
@@ -53,7 +54,8 @@ def checkpoint_of(name: str) -> Iterator[str]:
     elif not name.startswith(RANDOM):
         yield name
     else:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = str(Path(temporary, name.replace(":", "-")))  # what it is called
             random_model(name.removeprefix(RANDOM)).save_pretrained(folder)
             load_tokenizer(TOKENIZER).save_pretrained(folder)
             yield folder
