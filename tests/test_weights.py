@@ -849,7 +849,7 @@ def test_loading_holds_one_copy_of_the_weights(checkpoints: dict[str, Path], lar
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("backend", ["plain", "bridge", "hooked"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_weights_that_are_stored_as_they_are_held_stay_where_they_are(
     checkpoints: dict[str, Path], large: Path, tmp_path: Path, backend: str
 ):
