@@ -26,7 +26,7 @@ import torch
 from peering import PEERS, Peer, add_options, directions_of, installed, peers_on
 from peers.worker import Task
 from subjects import checkpoint_of, prompts_of_both_kinds
-from sweep_arms import Replies, differing
+from sweep_arms import Replies, differing, generated
 from timing import Timings, arguments, conclude, describe, interleaved
 
 from workbench import (
@@ -140,15 +140,8 @@ def _by_transformers(model: Any, prompts: PromptSet, batch_size: int) -> Replies
     for start in range(0, len(rows), batch_size):
         part = by_length[start : start + batch_size]
         batch = pad_left([rows[i] for i in part], pad_id(tokenizer)).to(model.device)
-        written = model.generate(
-            batch.input_ids,
-            attention_mask=batch.attention_mask,
-            max_new_tokens=NEW_TOKENS,
-            do_sample=False,
-            eos_token_id=NO_STOP,
-            pad_token_id=pad_id(tokenizer),
-        )[:, batch.input_ids.shape[1] :].tolist()
-        tokens |= dict(zip(part, map(tuple, written), strict=True))
+        written = generated(model, batch, NO_STOP, new_tokens=NEW_TOKENS)
+        tokens |= dict(zip(part, written, strict=True))
         tokenizer.batch_decode(written, skip_special_tokens=True)
     return Replies(tuple(tokens[i] for i in range(len(rows))))
 

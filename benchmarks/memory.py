@@ -5,13 +5,12 @@
 A script that is measured calls `tell_peak` when run; one that compares calls `peak_of` with that script's numbers.
 
 The trap: `getrusage` remembers the peak of loading, and, right after a fork, that of the parent. So the peak is read
-from the kernel's account of this program alone, set back before the work; from there only where it has none. And glibc
-keeps what was freed, more or less of it from run to run, unless large blocks are told to go back at once.
+from Linux's account of this program alone, set back before the work; other systems keep none. And glibc keeps what was
+freed, more or less of it from run to run, unless large blocks are told to go back at once.
 """
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,16 +33,15 @@ def peak_of(script: str, *arguments: str | int) -> float:
 
 def tell_peak(work: Callable[[], object]) -> None:
     """Do the work here, and print what `peak_of` reads."""
-    if RESET.exists():
-        RESET.write_text("5")
+    if not RESET.exists():
+        raise RuntimeError(f"no {RESET} here: peak memory is read from Linux's account of a process")
+    RESET.write_text("5")
     before = _resident("VmRSS")
     work()
     print(json.dumps([before, _resident("VmHWM")]))
 
 
 def _resident(field: str) -> float:
-    """Megabytes: "VmRSS" now, "VmHWM" at the peak; the peak for both where the kernel keeps no such account."""
-    if STATUS.exists():
-        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
-        return int(lines[field].split()[0]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    """Megabytes: "VmRSS" now, "VmHWM" at the peak."""
+    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines() if ":" in line)
+    return int(lines[field].split()[0]) / 1024

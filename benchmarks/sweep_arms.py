@@ -102,7 +102,8 @@ def write_looped(grid: Grid, *, batch_size: int, way: Way) -> Replies:
     parts = [by_length[start : start + batch_size] for start in range(0, len(ids), batch_size)]
     batches = [pad_left([ids[i] for i in part], pad_id(tokenizer)).to(device_of(model)) for part in parts]
     weight = next(model.parameters())
-    write = _generate if way == "model.generate" else partial(_greedy, way=way)
+    by_generate = way == "model.generate"
+    write = partial(generated, new_tokens=NEW_TOKENS) if by_generate else partial(_greedy, way=way)
     replies: list[Tokens] = []
     for plan in grid.plans:
         of_setting: dict[int, Tokens] = {}
@@ -184,11 +185,12 @@ def _greedy(model: PreTrainedModel, batch: EncodedBatch, stop: int, *, way: Way)
     return [until_stop(row, stop) for row in torch.cat(written, dim=1).tolist()]
 
 
-def _generate(model: Any, batch: EncodedBatch, stop: int) -> list[Tokens]:
+def generated(model: Any, batch: EncodedBatch, stop: int, *, new_tokens: int) -> list[Tokens]:
+    """What transformers' own `generate` writes, greedily."""
     written = model.generate(
         batch.input_ids,
         attention_mask=batch.attention_mask,
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
         do_sample=False,
         eos_token_id=stop,
         pad_token_id=pad_id(tokenizer_of(model)),

@@ -4,7 +4,7 @@
     cost      seconds = a + b x rows, by least squares; the largest residual as a share of the line
     ledger    seconds of keeping 10,000 rows / (10,000 b)
 
-The trap: kernels and caches warm up, so every size is timed in turn, and the smallest is no yardstick of the largest.
+The trap: caches warm up and machines drift, so the sizes are timed in turn, after a round that is not counted.
 """
 
 import sys

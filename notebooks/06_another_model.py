@@ -127,9 +127,9 @@ refusal
 
 # %% [markdown]
 # ## The same shape, another seed
-# Here no check helps. Two models of one shape trained from different seeds do the same things along different
+# Here nothing is refused. Two models of one shape trained from different seeds do the same things along different
 # directions. The aligned model *in another basis* is such a sister: every vector turned by one rotation, all lengths
-# and angles among them kept. Expect cosines like those of random directions, and no refusal.
+# and angles among them kept. Expect a warning, cosines like those of random directions, and no refusal.
 
 # %%
 draw = torch.Generator().manual_seed(0)
