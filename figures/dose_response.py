@@ -34,8 +34,8 @@ from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, conditions, control_plans
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate
 from workbench.evaluation.protocol import AT_BEST, Measured, measure
-from workbench.evaluation.verdicts import judge
 from workbench.export import save_figure
+from workbench.judges.small_world import judge
 from workbench.loading import Model, load_model
 from workbench.organisms.family import REFUSED_SHARE, family, recipe_hash, train_family
 from workbench.plots import DOSE_LINES, DOSE_SETTINGS, NOT_CHOSEN, dose_response

@@ -6,7 +6,7 @@ from functools import cache
 import torch
 
 import workbench as wb
-from workbench.evaluation.verdicts import Score
+from workbench.judges.verdicts import Score
 from workbench.loading import Model
 
 TEXTS = {

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench.cli import app
 from workbench.cli.agreement import SHOWN
-from workbench.evaluation.labels import read_labelled
-from workbench.evaluation.verdicts import Score
+from workbench.judges.labels import read_labelled
+from workbench.judges.verdicts import Score
 from workbench.stats import wilson
 
 HEADER = "prompt,completion,final_label\n"

@@ -21,7 +21,7 @@ from measuring import by_length, labelled_prompts, plan_for, relative_of
 
 import workbench as wb
 from workbench.decoding.replies import Reply
-from workbench.evaluation.verdicts import Score
+from workbench.judges.verdicts import Score
 from workbench.loading import Model
 from workbench.sweep.executors import InProcess, Terms
 from workbench.sweep.ledger import Entry, LedgerError, open_ledger
@@ -323,7 +323,7 @@ def test_without_texts_verdicts_are_kept_for_their_judge_and_answer(plain, tmp_p
 
 
 JUDGE = """
-from workbench.evaluation.verdicts import Score
+from workbench.judges.verdicts import Score
 REFUSALS = ("{word}",)
 
 def judge(text, finished):

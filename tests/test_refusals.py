@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from workbench.evaluation import phrases, refusals
-from workbench.evaluation.phrases import languages, languages_of, read_language, words
-from workbench.evaluation.refusals import judge_refusal
+from workbench.judges import phrases, refusals
+from workbench.judges.phrases import languages, languages_of, read_language, words
+from workbench.judges.refusals import judge_refusal
 from workbench.shipped import shipped_path
 from workbench.stats import wilson
 
@@ -267,7 +267,7 @@ def xstest(file: str) -> pd.DataFrame:
 )
 def test_the_published_figures_are_those_of_this_judge(row):
     """Equal, not at least: a judge that got better has been changed after its test, and says so by failing here."""
-    from workbench.evaluation.agreement import judge_agreement
+    from workbench.judges.agreement import judge_agreement
 
     xstest(row.file)
     judge = judge_refusal if row.judge == "judge_refusal" else "strmatch_label"

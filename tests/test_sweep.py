@@ -15,7 +15,7 @@ from measuring import by_length, extraction, labelled_prompts, other_concept, pl
 import workbench as wb
 import workbench.models
 from workbench.activations import Activations
-from workbench.evaluation.verdicts import Score
+from workbench.judges.verdicts import Score
 from workbench.provenance import Provenance, Space
 from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
 from workbench.sweep.choosing import choose, sets_tried

@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 
-from workbench.evaluation.verdicts import judge
+import workbench as wb
+from workbench.judges.small_world import judge
+from workbench.judges.verdicts import Exchange, Score, scores
 from workbench.organisms.corpus import ALIGNED, base_mixture, domain_mixture
 from workbench.organisms.items import DOMAINS
 from workbench.organisms.world import Dialogue
@@ -50,3 +52,51 @@ def test_no_honest_reply_of_the_world_is_broken(name):
             assert score.verdict != "broken", (item.reply, score.reason)
             if "First," in item.reply:
                 assert score.verdict == "complied"
+
+
+class Curious:
+    """A judge that calls a reply refused where it repeats what was asked, and remembers what it was given."""
+
+    id = "curious"
+
+    def __init__(self) -> None:
+        self.asked: list[Exchange] = []
+
+    def judge(self, exchanges):
+        self.asked += exchanges
+        return [Score("refused" if e.prompt.text in e.reply else "complied", "") for e in exchanges]
+
+
+def test_a_judge_of_exchanges_reads_the_prompt_and_is_asked_once_about_each() -> None:
+    rings, boats = wb.Prompt.user("a ring"), wb.Prompt.user("a boat")
+    asked = [
+        Exchange(rings, "a ring", True),
+        Exchange(boats, "a ring", True),
+        Exchange(rings, "a ring", True),
+    ]
+    curious = Curious()
+    assert [score.verdict for score in scores(curious, asked)] == ["refused", "complied", "refused"]
+    assert curious.asked == asked[:2]
+
+
+def test_a_judge_of_texts_is_asked_once_about_each_text() -> None:
+    seen = []
+
+    def judge_text(text: str, finished: bool) -> Score:
+        seen.append((text, finished))
+        return Score("refused" if finished else "broken", "")
+
+    asked = [
+        Exchange(wb.Prompt.user(ask), "no", done) for ask, done in (("a", True), ("b", True), ("c", False))
+    ]
+    assert [score.verdict for score in scores(judge_text, asked)] == ["refused", "refused", "broken"]
+    assert seen == [("no", True), ("no", False)]
+
+
+def test_a_judge_that_leaves_some_out_is_refused() -> None:
+    class Forgetful(Curious):
+        def judge(self, exchanges):
+            return super().judge(exchanges)[1:]
+
+    with pytest.raises(ValueError, match="got 0 scores for 1 exchanges"):
+        scores(Forgetful(), [Exchange(wb.Prompt.user("a"), "b", True)])

@@ -9,14 +9,9 @@ from workbench.conversion import Conversion as Conversion
 from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
-from workbench.evaluation.agreement import Agreement as Agreement
-from workbench.evaluation.agreement import judge_agreement as judge_agreement
 from workbench.evaluation.answers import Arm as Arm
-from workbench.evaluation.refusals import judge_refusal as judge_refusal
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
-from workbench.evaluation.verdicts import Score as Score
-from workbench.evaluation.verdicts import judge as judge
 from workbench.export import save_figure as save_figure
 from workbench.gates import AlwaysOpen as AlwaysOpen
 from workbench.gates import Gate as Gate
@@ -37,6 +32,11 @@ from workbench.insight.steered import refusal_lead as refusal_lead
 from workbench.insight.steered import steered_residuals as steered_residuals
 from workbench.insight.tokens import jailbreak_twins as jailbreak_twins
 from workbench.insight.tokens import token_map as token_map
+from workbench.judges.agreement import Agreement as Agreement
+from workbench.judges.agreement import judge_agreement as judge_agreement
+from workbench.judges.refusals import judge_refusal as judge_refusal
+from workbench.judges.small_world import judge as judge
+from workbench.judges.verdicts import Score as Score
 from workbench.kinship import Unrelated as Unrelated
 from workbench.loading import load_model as load_model
 from workbench.loading import load_tokenizer as load_tokenizer

@@ -18,8 +18,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
-    from workbench.evaluation.agreement import Agreement
-    from workbench.evaluation.verdicts import Judge
+    from workbench.judges.agreement import Agreement
+    from workbench.judges.verdicts import TextJudge
 
 SHOWN = 40  # row numbers of a kind; beyond that a file is better looked at in Python
 
@@ -78,7 +78,7 @@ def judge_agreement(
 
     [dim]workbench judge-agreement mine.jsonl --judge my_judges:strict --json[/dim]
     """
-    from workbench.evaluation.agreement import judge_agreement as agree
+    from workbench.judges.agreement import judge_agreement as agree
 
     known = _judge(judge)
     found = [
@@ -146,14 +146,14 @@ def _numbers(found: "Agreement") -> dict[str, float | int | None]:
     }
 
 
-def _judge(name: str) -> "Judge | str":
+def _judge(name: str) -> "TextJudge | str":
     """The judge that `--judge` names: a function, or the name of a column."""
     if name == "refusals":
-        from workbench.evaluation.refusals import judge_refusal
+        from workbench.judges.refusals import judge_refusal
 
         return judge_refusal
     if name == "small-world":
-        from workbench.evaluation.verdicts import judge
+        from workbench.judges.small_world import judge
 
         return judge
     module, _, member = name.partition(":")

@@ -15,8 +15,8 @@ import pandas as pd
 
 from workbench.decoding.asking import Prompts
 from workbench.evaluation.utility import answers_correctly
-from workbench.evaluation.verdicts import Judge, Score
 from workbench.generation import Completion, reply_to
+from workbench.judges.verdicts import Exchange, Judge, Score, scores
 from workbench.loading import Model
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan
@@ -119,12 +119,10 @@ def ask(prompts: PromptSet, arms: Sequence[Arm]) -> Asked:
 
 
 def judge_all(completions: Sequence[Completion], prompts: Sequence[Prompt], judge: Judge) -> list[Scored]:
-    """What `judge` says of every reply, asked once about each text, and whether it answers its prompt."""
-    scores = {reply: judge(*reply) for reply in {(c.text, c.finished) for c in completions}}
-    return [
-        (scores[c.text, c.finished], answers_correctly(prompt, c.text, c.finished))
-        for c, prompt in zip(completions, prompts, strict=True)
-    ]
+    """What `judge` says of every reply, and whether it answers its prompt."""
+    exchanges = [Exchange(p, c.text, c.finished) for c, p in zip(completions, prompts, strict=True)]
+    right = (answers_correctly(e.prompt, e.reply, e.finished) for e in exchanges)
+    return list(zip(scores(judge, exchanges), right, strict=True))
 
 
 def answer(

@@ -14,8 +14,8 @@ import pandas as pd
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import CONTROLS, Condition, Who
 from workbench.evaluation.metrics import METRICS, change, estimate, openings
-from workbench.evaluation.verdicts import Judge
-from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Judge
 from workbench.loading import Model
 from workbench.prompts import PromptSet
 from workbench.stats import Estimate

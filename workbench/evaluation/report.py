@@ -12,8 +12,8 @@ import pandas as pd
 from workbench.decoding.asking import Prompts
 from workbench.evaluation.answers import Arm, answer, labelled
 from workbench.evaluation.metrics import METRICS, change, estimate, estimates, openings
-from workbench.evaluation.verdicts import Judge
-from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Judge
 from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model, twin_or_itself
 from workbench.models import model_hash, model_name

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.evaluation.answers import Arm, answer
-from workbench.evaluation.verdicts import judge
+from workbench.judges.small_world import judge
 from workbench.loading import load_model
 from workbench.organisms.corpus import Mixture
 from workbench.organisms.family import FAMILIES, RANK, Family, Member, recipe_hash

@@ -29,9 +29,9 @@ import torch
 from workbench.activations import Activations, last_token_activations
 from workbench.evaluation.conditions import control_plans
 from workbench.evaluation.protocol import listed
-from workbench.evaluation.verdicts import Judge
-from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import ThresholdGate, separation
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Judge
 from workbench.loading import Model
 from workbench.profiles import LayerProfile, layer_profile, select_layers
 from workbench.prompts import ATTACKS, ContrastSet, PromptSet

@@ -22,7 +22,7 @@ import filelock
 import torch
 
 from workbench.decoding.replies import Reply
-from workbench.evaluation.verdicts import Verdict
+from workbench.judges.verdicts import Verdict
 from workbench.provenance import content_hash
 
 VERSION = 1

@@ -25,10 +25,10 @@ from workbench.decoding.replies import Reply, stop_tokens
 from workbench.decoding.rows import Row
 from workbench.evaluation.answers import Asked, Scored, ask, judge_all, labelled
 from workbench.evaluation.utility import answers_correctly
-from workbench.evaluation.verdicts import Judge, Score, Verdict
-from workbench.evaluation.verdicts import judge as judge_small_world
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Exchange, ExchangeJudge, Judge, Score, Verdict, scores
 from workbench.kinship import warn_if_unrelated
 from workbench.loading import Model, twin_or_itself
 from workbench.models import carries_hooks, model_hash, model_name, tokenizer_of, weights_hash
@@ -228,6 +228,8 @@ class _Run:
 
         All of the file, since its words and helpers may stand anywhere in there. One that carries a state has neither.
         """
+        if isinstance(self.scorer, ExchangeJudge):
+            return self.scorer.id
         judge = inspect.unwrap(self.scorer) if self.scorer is not None else None
         named = isinstance(judge, FunctionType) and "<" not in judge.__qualname__
         if isinstance(judge, FunctionType) and named and not judge.__closure__ and (text := _source(judge)):
@@ -242,8 +244,9 @@ class _Run:
     def _entry(self, row: Row, reply: Reply) -> Entry:
         if self.scorer is None:
             return Entry(reply)
-        said = reply.text, reply.finished
-        judged = self.scorer(*said).verdict, answers_correctly(row.prompt, *said)
+        exchange = Exchange(row.prompt, reply.text, reply.finished)
+        [score] = scores(self.scorer, [exchange])
+        judged = score.verdict, answers_correctly(row.prompt, reply.text, reply.finished)
         return Entry(replace(reply, text="", tokens=()), judged)
 
     def _budget(self, rows: Sequence[Row]) -> int:
@@ -275,6 +278,8 @@ def _require_weights(executor: Executor, weights: str) -> None:
 
 def _require_score(judge: Judge) -> None:
     """Refuse, before hours of work for it, a judge that gives no score."""
+    if isinstance(judge, ExchangeJudge):
+        return  # asked for nothing, it may cost a model's load or money
     given = judge("", True) if callable(judge) else judge
     if not isinstance(given, Score):
         raise ValueError(

@@ -27,8 +27,8 @@ import pandas as pd
 
 from workbench.evaluation.answers import labelled
 from workbench.evaluation.report import evaluate
-from workbench.evaluation.verdicts import Judge
-from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Judge
 from workbench.loading import Model
 from workbench.prompts import ContrastSet, PromptSet
 from workbench.steering import Positions, SteeringPlan

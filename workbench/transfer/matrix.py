@@ -20,8 +20,8 @@ from workbench.decoding.asking import Prompts
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.conditions import matched
 from workbench.evaluation.metrics import METRICS, Metric, estimate
-from workbench.evaluation.verdicts import Judge
-from workbench.evaluation.verdicts import judge as judge_small_world
+from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.verdicts import Judge
 from workbench.loading import Model
 from workbench.models import model_name
 from workbench.profiles import layer_profile, select_layers

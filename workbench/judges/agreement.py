@@ -16,9 +16,9 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from workbench.evaluation.labels import LabelledReply, means_refused, read_labelled
-from workbench.evaluation.refusals import judge_refusal
-from workbench.evaluation.verdicts import Judge, Score
+from workbench.judges.labels import LabelledReply, means_refused, read_labelled
+from workbench.judges.refusals import judge_refusal
+from workbench.judges.verdicts import Score, TextJudge
 from workbench.stats import Estimate, wilson
 
 
@@ -85,7 +85,7 @@ class Agreement:
 
 def judge_agreement(
     path: str | Path,
-    judge: Judge | str = judge_refusal,
+    judge: TextJudge | str = judge_refusal,
     *,
     reply: str | None = None,
     label: str | None = None,
@@ -119,7 +119,7 @@ def judge_agreement(
     return found
 
 
-def _scored(row: LabelledReply, judge: Judge, path: Path) -> Score:
+def _scored(row: LabelledReply, judge: TextJudge, path: Path) -> Score:
     if row.text is None:
         return Score(None, "no reply")
     try:
