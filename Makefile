@@ -37,11 +37,15 @@ $(STAMP4): pyproject.toml constraints.txt constraints-tl4.txt
 demo: $(STAMP)  ## the main job in under three minutes, into figures/quick; FULL=1: every test prompt, into figures
 	$(BIN)/workbench demo $(if $(filter-out 0,$(FULL)),--full)
 
+# A process per core, a thread each, and a file stays with one: what it loads once is loaded once.
+SIDE_BY_SIDE := -n auto --dist loadfile
+test test-tl4: export OMP_NUM_THREADS ?= 1
+
 test: $(STAMP)  ## the tests; SLOW=1: the long ones, too (wheel, snippet, course); ARGS=tests/test_gates.py: some
-	$(BIN)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(if $(filter-out 0,$(SLOW)),,-m 'not slow') $(ARGS)
 
 test-tl4: $(STAMP) $(STAMP4)  ## the contract with TransformerLens 4, whose models are bridges, beside 3.9; as above
-	WORKBENCH_OTHER_PYTHON=$(BIN)/python $(BIN4)/python -m pytest $(if $(filter-out 0,$(SLOW)),,-m 'not slow') \
+	WORKBENCH_OTHER_PYTHON=$(BIN)/python $(BIN4)/python -m pytest $(SIDE_BY_SIDE) $(if $(filter-out 0,$(SLOW)),,-m 'not slow') \
 		$(or $(ARGS),$(CONTRACT))
 
 test-kill: $(STAMP)  ## a hundred kills in the middle of sweeps, of drivers, workers and nodes (half an hour); KILLS=30
