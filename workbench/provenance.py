@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,11 +142,14 @@ def _feed(update: Callable[[bytes], None], part: Any) -> None:
     update(f"{tag}:{len(payload)}:".encode() + payload)
 
 
-def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+def write_safely(
+    path: str | Path, content: bytes | Callable[[BinaryIO], object], *, private: bool = False
+) -> None:
     """Write bytes, or what a function writes to an open binary file, so that no reader sees half a file.
 
     The bytes go to a file beside `path`, reach the disk, and only then take its name: whatever happens
     before leaves an earlier file alone. Missing folders are made, and a link stays one: what it names is written.
+    `private` files are their owner's alone, from the first byte.
     Raises `OSError` naming `path` (a full disk, no permission, a folder or a device).
     """
     final = Path(path).resolve()
@@ -154,7 +158,8 @@ def write_safely(path: str | Path, content: bytes | Callable[[BinaryIO], object]
     beside = final.with_name(f".{final.name}.{secrets.token_hex(4)}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "xb") as file:
+        mode = 0o600 if private else 0o666  # less what the process' own mask takes away
+        with open(beside, "xb", opener=partial(os.open, mode=mode)) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
