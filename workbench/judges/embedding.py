@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class Embedder:
     body: nn.Module
     tokenizer: PreTrainedTokenizerBase
     pool: Pool
-    holder: Model
+    holder: PreTrainedModel
     batch_size: int = 32
 
     @cached_property
@@ -47,6 +47,11 @@ class Embedder:
         """A hash of the weights, the vocabulary and how tokens become one point."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         return content_hash(weights_hash(self.holder), [list(pair) for pair in vocabulary], self.pool)
+
+    @property
+    def _longest(self) -> int | None:
+        config: Any = self.holder.config
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A point per text, in order: [text d_model]."""
@@ -59,7 +64,7 @@ class Embedder:
         )
 
     def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        longest = getattr(self.holder.config.get_text_config(), "max_position_embeddings", None)
+        longest = self._longest
         ids = [
             self.tokenizer(text, truncation=longest is not None, max_length=longest)["input_ids"] or [0]
             for text in texts
@@ -104,12 +109,13 @@ def load_embedder(
             model = read_checkpoint(
                 checkpoint, Holding(dtype, device), reader=AutoModel, unused=("pooler.",)
             ).eval()
-            encodes = model.get_encoder() if model.config.is_encoder_decoder else model
+            encodes: Any = model.get_encoder() if model.config.is_encoder_decoder else model
             return Embedder(checkpoint.name, encodes, read_tokenizer(checkpoint), pool, model, batch_size)
         x = load_model(x, backend="plain", dtype=dtype, device=device)
     hf = transformers_model(x)
-    if not isinstance(hf, PreTrainedModel) or hf is not x:
+    if hf is None or hf is not x:
         raise TypeError(
             f"got a {type(x).__name__}, expected a name, a folder or a model of load_model(..., backend='plain')"
         )
-    return Embedder(model_name(x), hf.get_decoder(), tokenizer_of(x), pool, x, batch_size)
+    decoder: Any = hf.get_decoder()
+    return Embedder(model_name(hf), decoder, tokenizer_of(hf), pool, hf, batch_size)

@@ -36,9 +36,7 @@ _WORDS = re.compile(r"[^\W\d_]")
 
 @dataclass(frozen=True, eq=False)
 class LearnedRefusal:
-    """A judge of refusal that has learned from examples; it reads replies alone. Made by `refusal_classifier` and
-    `refusal_by_embeddings`.
-    """
+    """A judge of refusal that has learned from examples, made by `refusal_classifier` or `refusal_by_embeddings`."""
 
     id: str
     features: Features
@@ -76,10 +74,10 @@ def refusal_classifier() -> LearnedRefusal:
 
 
 def refusal_by_embeddings(embedder: Embedder, *, rule: Rule = "regression") -> LearnedRefusal:
-    """Refusal by where a model puts a reply, among the project's own: `load_embedder` reads any encoder or language
-    model.
+    """Refusal by where a model puts a reply, among the project's own.
 
-    `rule` is a logistic regression, or the share of refusals among the five nearest examples by cosine.
+    `load_embedder` reads any encoder or language model. `rule` is a logistic regression, or the share of refusals among
+    the five nearest examples by cosine.
     """
     if rule not in get_args(Rule):
         raise ValueError(f'got rule={rule!r}, expected "regression" or "nearest"')
