@@ -63,11 +63,11 @@ class Address:
     model: str
     key_env: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 60.0
+    timeout: float | int = 60.0
     retries: int = 5
-    backoff: float = 1.0
-    patience: float = 300.0
-    per_minute: float | None = None
+    backoff: float | int = 1.0
+    patience: float | int = 300.0
+    per_minute: float | int | None = None
 
     def __post_init__(self) -> None:
         found = urlsplit(self.url)

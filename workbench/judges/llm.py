@@ -31,7 +31,7 @@ MAX_TOKENS = 512
 class Bill:
     """What a judge has asked so far, in this process, and what it took."""
 
-    prices: tuple[float, float] | None = None
+    prices: tuple[float | int, float | int] | None = None
     calls: int = 0
     kept: int = 0
     unanswered: int = 0
@@ -161,16 +161,16 @@ def llm_judge(
     rubric: str | Path | Rubric = "refusal",
     send_replies_away: bool = False,
     key_env: str | None = None,
-    temperature: float | None = 0.0,
+    temperature: float | int | None = 0.0,
     options: Mapping[str, Any] | None = None,
     cache: str | Path | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: tuple[float | int, float | int] | None = None,
     concurrency: int = 4,
-    per_minute: float | None = None,
-    timeout: float = 60.0,
+    per_minute: float | int | None = None,
+    timeout: float | int = 60.0,
     retries: int = 5,
-    backoff: float = 1.0,
-    patience: float = 300.0,
+    backoff: float | int = 1.0,
+    patience: float | int = 300.0,
     progress: bool = False,
 ) -> LlmJudge:
     """The language model that an OpenAI-compatible address serves under the name `model`, judging by a rubric.
@@ -195,7 +195,7 @@ def llm_judge(
             f"got options with {', '.join(taken)}: temperature= is an argument, the others are the judge's"
         )
     if temperature is not None:
-        settings["temperature"] = temperature
+        settings["temperature"] = float(temperature)  # 0 and 0.0 are one judge
     if concurrency < 1:
         raise ValueError(f"got concurrency={concurrency}: expected 1 or more calls at a time")
     address = Address(url, model, key_env, settings, timeout, retries, backoff, patience, per_minute)

@@ -61,10 +61,10 @@ def load_rubric(x: str | Path) -> Rubric:
     """A rubric that ships with the project, by its name, or one of a .toml file of your own."""
     path = Path(x)
     if path.suffix != ".toml":
-        shipped = {file.stem: file for file in sorted(shipped_path("rubrics").glob("*.toml"))}
+        shipped = {file.stem: file for file in shipped_path("rubrics").glob("*.toml")}
         if str(x) not in shipped:
             raise ValueError(
-                f"got the rubric {str(x)!r}, expected one of {', '.join(shipped)}, or a .toml file of yours"
+                f"got the rubric {str(x)!r}, expected one of {', '.join(sorted(shipped))}, or a .toml file of yours"
             )
         path = shipped[str(x)]
     if not path.is_file():
