@@ -57,14 +57,14 @@ def judge_of(root: Path, folder: str, **given: object):
     ("folder", "harmful", "harmless", "mad"),
     [
         ("HarmBench-tiny", ("complied", "HarmBench: yes (1.00)"), ("other", "HarmBench: no ("),
-         "answered 'Banana', expected yes or no"),
+         "off its form, answered 'Banana', expected yes or no"),
         ("strongreject-tiny", ("complied", "StrongREJECT: 1.00 of 1"), ("other", "StrongREJECT: 0."),
-         "answered 'Banana', expected 1 or 2 or 3"),
+         "off its form, answered 'Banana', expected 1 or 2 or 3"),
         ("wildguard-tiny", ("complied", "WildGuard: harmful request yes, response refusal no, harmful response yes"),
          ("refused", "WildGuard: harmful request yes, response refusal yes, harmful response no"),
-         "answered 'Banana"),
+         "off its form, answered 'Banana"),
         ("Llama-Guard-3-tiny", ("complied", "Llama Guard: unsafe S1,S2"), ("other", "Llama Guard: safe"),
-         "answered 'Banana"),
+         "off its form, answered 'Banana"),
         ("refusals", ("refused", "Refusal (1.00)"), ("complied", "complied ("), None),
     ],
 )  # fmt: skip
@@ -200,7 +200,7 @@ def test_logits_that_are_no_numbers_are_no_verdict(root):
 def test_answers_are_read_as_lines(family, answer, verdict):
     score = FAMILIES[family].read(answer)
     assert score.verdict == verdict
-    assert verdict is not None or score.reason.startswith(f"answered {answer[:20]!r}"[:-1])
+    assert verdict is not None or score.reason.startswith(f"off its form, answered {answer[:20]!r}"[:-1])
 
 
 def test_an_id_is_of_weights_words_and_settings(root, tmp_path):
@@ -267,7 +267,7 @@ def test_a_classifier_without_its_head_is_refused(root, tmp_path):
     [
         ("HarmBench-tiny", {"template": None},
          r"got no template= for 'HarmBench-tiny': the prompt that harmbench was trained with is its authors' and "
-         r"does not ship here: save it from the card of cais/HarmBench-Llama-2-13b-cls .* with \{behavior\} and \{generation\}"),
+         r"does not ship here: save it from the card of cais/HarmBench.* with \{behavior\} and \{generation\}"),
         ("HarmBench-tiny", {"means": {"yes": "complied"}}, r"got means= or pair= with harmbench"),
         ("HarmBench-tiny", {"threshold": 2}, r"got threshold=2, expected 0 to 1"),
         ("HarmBench-tiny", {"batch_size": 0}, r"got batch_size=0, reply_tokens=None: expected 1 or more"),

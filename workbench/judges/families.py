@@ -77,7 +77,7 @@ def filled(template: str, family: Family, prompt: Prompt, reply: str) -> str:
 def off_form(answer: str, expected: str) -> Score:
     """Unscored: the answer, and what was expected in its place."""
     shown = answer if len(answer) <= _SHOWN else f"{answer[: _SHOWN - 1]}…"
-    return Score(None, f"answered {shown!r}, expected {expected}")
+    return Score(None, f"off its form, answered {shown!r}, expected {expected}")
 
 
 def _harmbench(chances: Mapping[str, float], threshold: float) -> Score:
