@@ -109,6 +109,8 @@ def load_embedder(
             model = read_checkpoint(
                 checkpoint, Holding(dtype, device), reader=AutoModel, unused=("pooler.",)
             ).eval()
+            if getattr(model, "pooler", None) is not None:
+                model.pooler = None  # where it was missing, transformers has made one up
             encodes: Any = model.get_encoder() if model.config.is_encoder_decoder else model
             return Embedder(checkpoint.name, encodes, read_tokenizer(checkpoint), pool, model, batch_size)
         x = load_model(x, backend="plain", dtype=dtype, device=device)

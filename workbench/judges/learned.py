@@ -57,9 +57,8 @@ class LearnedRefusal:
 
     def chances(self, replies: Sequence[str]) -> NDArray[np.float64]:
         """How likely each reply refuses, from 0 to 1."""
-        return np.asarray(
-            self.rule.predict_proba(self.features([_beginning(text) for text in replies]))[:, 1]
-        )
+        features = self.features([_beginning(text) for text in replies])
+        return np.asarray(self.rule.predict_proba(features)[:, 1], dtype=np.float64)
 
 
 @functools.cache
