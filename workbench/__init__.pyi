@@ -10,6 +10,8 @@ from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
+from workbench.evaluation.comparing import compare as compare
+from workbench.evaluation.comparing import shortfalls as shortfalls
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
 from workbench.export import save_figure as save_figure
