@@ -7,9 +7,15 @@ from workbench.chat import ShownToken as ShownToken
 from workbench.chat import show_prompt as show_prompt
 from workbench.conversion import Conversion as Conversion
 from workbench.conversion import convert_checkpoint as convert_checkpoint
+from workbench.decoding.guided import Guide as Guide
 from workbench.decoding.replies import Reply as Reply
+from workbench.decoding.rewards import Reward as Reward
+from workbench.decoding.rewards import fit_reward as fit_reward
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
+from workbench.evaluation.comparing import compare as compare
+from workbench.evaluation.comparing import shortfalls as shortfalls
+from workbench.evaluation.guidance import learn_guide as learn_guide
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
 from workbench.export import save_figure as save_figure
