@@ -270,7 +270,7 @@ def test_all_conditions_are_there_in_order(plain, controls):
     plan = plan_for(plain)
     rows = conditions(plan, plan, control_plans(plan, controls))
     assert [row.name for row in rows] == list(TITLES)
-    assert {row.name for row in rows if row.who != "target"} == {"safety_sft", "from_aligned"}
+    assert {row.name for row in rows if row.who != "target"} == {"safety_sft", "dpo", "from_aligned"}
 
 
 def test_every_condition_does_what_its_name_says(plain, controls):
@@ -315,7 +315,7 @@ def measured(plain, controls):
 
 def test_the_json_has_every_condition_and_number(measured):
     found = json.loads(json.dumps(measured.to_json()))
-    assert list(found) == [name for name in TITLES if name != "safety_sft"]
+    assert list(found) == [name for name in TITLES if name not in ("safety_sft", "dpo")]
     for numbers in found.values():
         assert set(METRICS) <= set(numbers)
         assert set(numbers["n"]) == set(numbers["intervals"]) == set(METRICS)

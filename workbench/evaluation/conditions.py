@@ -3,8 +3,8 @@
     ours         vectors, gate, layers, α and positions as chosen on validation
     controls     other vectors in the same plan: same gate, layers and positions, shifts of equal length at equal α
     defences     prompts that ask for care (`evaluation.defences`), and no steering
-    companions   other checkpoints: the target tuned on 100 safety samples, or taught by preference pairs; the same domain
-                 data on the aligned model
+    companions   other checkpoints: the target tuned on 100 safety samples, or taught by pairs of replies (DPO); the
+                 same domain data on the aligned model
 
 The trap: a control at our α need not be at its own best. Whoever shows one setting of ours, found by a search, beside
 one of theirs that was not searched for has measured the search.
