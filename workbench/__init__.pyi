@@ -7,9 +7,15 @@ from workbench.chat import ShownToken as ShownToken
 from workbench.chat import show_prompt as show_prompt
 from workbench.conversion import Conversion as Conversion
 from workbench.conversion import convert_checkpoint as convert_checkpoint
+from workbench.decoding.guided import Guide as Guide
 from workbench.decoding.replies import Reply as Reply
+from workbench.decoding.rewards import Reward as Reward
+from workbench.decoding.rewards import fit_reward as fit_reward
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
+from workbench.evaluation.comparing import compare as compare
+from workbench.evaluation.comparing import shortfalls as shortfalls
+from workbench.evaluation.guidance import learn_guide as learn_guide
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
 from workbench.export import save_figure as save_figure
@@ -56,6 +62,10 @@ from workbench.memory import SmallerBatches as SmallerBatches
 from workbench.models import residual_hooks as residual_hooks
 from workbench.models import space_of as space_of
 from workbench.organisms.world import small_world_templates as small_world_templates
+from workbench.preferences import DPOSettings as DPOSettings
+from workbench.preferences import PreferencePair as PreferencePair
+from workbench.preferences import load_pairs as load_pairs
+from workbench.preferences import train_dpo as train_dpo
 from workbench.profiles import LayerProfile as LayerProfile
 from workbench.profiles import extraction_growth as extraction_growth
 from workbench.profiles import gate_by_wrapper as gate_by_wrapper
