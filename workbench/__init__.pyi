@@ -36,6 +36,8 @@ from workbench.judges.agreement import Agreement as Agreement
 from workbench.judges.agreement import judge_agreement as judge_agreement
 from workbench.judges.refusals import judge_refusal as judge_refusal
 from workbench.judges.small_world import judge as judge
+from workbench.judges.verdicts import Exchange as Exchange
+from workbench.judges.verdicts import ExchangeJudge as ExchangeJudge
 from workbench.judges.verdicts import Score as Score
 from workbench.kinship import Unrelated as Unrelated
 from workbench.loading import load_model as load_model
