@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from workbench.chat import EncodedBatch, pad_id, pad_left
 from workbench.decoding.asking import decide
-from workbench.decoding.rows import Row
+from workbench.decoding.rows import Row, RowKey
 from workbench.loading import Model
 from workbench.memory import in_batches
 from workbench.models import context_length, device_of, next_token_logits, residual_hooks, tokenizer_of
@@ -84,18 +84,24 @@ def continuation_logits(
     """
     _require_scorable(model, rows, continuations)
     decided = _decided(model, rows, batch_size)
+    # A row that no shift reaches is the unsteered row: what rows have in common is computed once.
+    alike: dict[tuple[RowKey, tuple[int, ...]], list[int]] = {}
+    for i, row in enumerate(decided):
+        alike.setdefault((row.key, tuple(continuations[i])), []).append(i)
+    members = {same[0]: same for same in alike.values()}
     # The longest first: what finds no room is told at once.
-    queue = sorted(range(len(rows)), key=lambda i: len(rows[i].ids) + len(continuations[i]), reverse=True)
+    queue = sorted(members, key=lambda i: len(rows[i].ids) + len(continuations[i]), reverse=True)
 
     def told(chosen: Sequence[int]) -> str:
         longest = len(rows[chosen[0]].ids) + len(continuations[chosen[0]])
         return f"{len(chosen)} continuation{'s' * (len(chosen) > 1)} of up to {longest:,} tokens, context included"
 
     compute = partial(_one_batch, model, decided, continuations)
-    with tqdm(total=len(rows), desc="scoring", unit="continuation", disable=not progress) as bar:
+    with tqdm(total=len(queue), desc="scoring", unit="continuation", disable=not progress) as bar:
         for chosen, logits in in_batches(queue, batch_size, compute, told):
-            for i, row in zip(chosen, logits, strict=True):
-                yield i, row[: len(continuations[i])].float()
+            for first, row in zip(chosen, logits, strict=True):
+                for i in members[first]:
+                    yield i, row[: len(continuations[i])].float()
             bar.update(len(chosen))
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from workbench.decoding.asking import Prompts
-from workbench.evaluation.utility import answers_correctly
+from workbench.evaluation.readings import answers_correctly
 from workbench.generation import Completion, reply_to
 from workbench.judges.verdicts import Exchange, Judge, Score, scores
 from workbench.loading import Model
@@ -100,7 +100,7 @@ class Asked:
                     "verdict": score.verdict,
                     "reason": score.reason,
                     "correct": correct,
-                    "open": _opened(completion, plan),
+                    "open": gate_opened(completion, plan),
                     "near_ties": completion.near_ties,
                 }
             )
@@ -153,7 +153,8 @@ def answer(
     return asked.frame(completions, judge_all(completions, [prompts[i] for _, i, _, _ in asked.rows], judge))
 
 
-def _opened(completion: Completion, plan: SteeringPlan | None) -> bool:
+def gate_opened(completion: Completion, plan: SteeringPlan | None) -> bool:
+    """Whether the gate was open at any layer that the plan steers."""
     if plan is None or completion.gate_open is None:
         return False
     return any(completion.gate_open[layer] for layer in plan.layers)

@@ -1,6 +1,6 @@
 """Estimates with intervals that are honest about templated prompts: what is estimated, and how clusters are drawn."""
 
-from workbench.stats.clusters import cluster_frame
+from workbench.stats.clusters import cluster_frame, resampled
 from workbench.stats.estimates import (
     Estimate,
     auroc,
@@ -20,6 +20,7 @@ __all__ = [
     "cluster_frame",
     "gap_between",
     "paired_difference",
+    "resampled",
     "roc_area",
     "wilson",
 ]
