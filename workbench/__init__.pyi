@@ -113,6 +113,14 @@ from workbench.transfer import fit_shuffled_map as fit_shuffled_map
 from workbench.transfer import load_map as load_map
 from workbench.transfer import map_vectors as map_vectors
 from workbench.transfer import transfer_matrix as transfer_matrix
+from workbench.utility.fluency import Fluency as Fluency
+from workbench.utility.fluency import fluency as fluency
+from workbench.utility.harness import SteeredLM as SteeredLM
+from workbench.utility.running import TaskResult as TaskResult
+from workbench.utility.running import run_task as run_task
+from workbench.utility.tasks import Form as Form
+from workbench.utility.tasks import Task as Task
+from workbench.utility.tasks import load_task as load_task
 from workbench.vectors import SteeringVectors as SteeringVectors
 from workbench.vectors import load_vectors as load_vectors
 from workbench.vectors import mean_difference as mean_difference

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.decoding.batches import decode
-from workbench.decoding.choosers import Greedy
+from workbench.decoding.choosers import Greedy, Until
 from workbench.decoding.rows import Row
 from workbench.loading import Model
 from workbench.models import device_of, tokenizer_of, transformers_model
@@ -35,20 +35,35 @@ class Reply:
 
 
 def write_replies(
-    model: Model, rows: Sequence[Row], *, max_new_tokens: int, stop_ids: Sequence[int], share: bool = False
+    model: Model,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    until: Sequence[str] = (),
+    share: bool = False,
 ) -> list[Reply]:
     """The greedy replies to one batch of rows, in order; `share` as for `decode`.
+
+    A reply ends once one of the strings of `until` is in it; more than that may be there after it.
 
     Raises `ValueError` for logits that are no numbers.
     """
     stop = torch.tensor(stop_ids, dtype=torch.long, device=device_of(model))
-    greedy = Greedy(len(rows), max_new_tokens, stop)
+    tokenizer = tokenizer_of(model)
+
+    def read(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    n_rows = len(rows)
+    greedy = (
+        Until(n_rows, max_new_tokens, stop, until, read) if until else Greedy(n_rows, max_new_tokens, stop)
+    )
     opened = decode(model, rows, greedy, max_new_tokens, share=share)
     greedy.require_finite([row.prompt for row in rows])
-    tokenizer = tokenizer_of(model)
     found = []
     for row, decisions, (tokens, finished, near_ties) in zip(rows, opened, greedy.replies(), strict=True):
-        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+        text = read(tokens)
         unread = row.plan is not None and row.opened is None
         found.append(Reply(text, tokens, finished, near_ties, decisions if unread else None))
     return found

@@ -131,7 +131,7 @@ def answer(
     arms: Sequence[Arm],
     *,
     judge: Judge,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = 64,
     batch_size: int = 128,
     progress: bool = False,
 ) -> pd.DataFrame:
