@@ -29,6 +29,18 @@ MAYBE = one_of("yes", "no", "maybe")
         ("None of A, B or C", None),
         ("The answer is Alpha", None),
         ("I'd say that it rains", None),
+        ("b", "B"),
+        ("(c)", "C"),
+        ("The answer is B or C.", None),
+        ("The answer is B, or possibly (C)", "B"),
+        ("The answer is A, B", None),
+        ("The answer is (A) and (D).", None),
+        ("B or C", None),
+        ("The answer is a matter of taste.", None),
+        ("The answer is A matter of taste.", None),
+        ("The answer is I think unknown", None),
+        ("The answer is (C) hepatitis B", "C"),
+        ("My choice is D", "D"),
     ],
 )
 def test_letters(text: str, said: str | None) -> None:
@@ -48,6 +60,16 @@ def test_letters(text: str, said: str | None) -> None:
         ("It takes 10,5 and 1,000,000", None, "1000000"),
         ("#### −4", "-4", "-4"),
         ("no number", None, None),
+        ("The answer is 5 + 13 = 18.", "18", "18"),
+        ("The answer is 18 of the 20 eggs.", None, "20"),
+        ("She has to answer 12 calls", None, "12"),
+        ("The answer is clear. The answer is 3.", "3", "3"),
+        ("#### 18 eggs", "18", "18"),
+        ("from 10-12", None, "12"),
+        ("It is 16-3=13", None, "13"),
+        ("#### .5", "0.5", "0.5"),
+        ("#### -0", "0", "0"),
+        ("#### none", None, None),
         ("", None, None),
     ],
 )
@@ -62,8 +84,15 @@ def test_numbers(text: str, strict: str | None, lenient: str | None) -> None:
         ("yes", "yes"),
         ("Yes, though some say no.", "yes"),
         ("The answer is maybe: yes for some, no for others.", "maybe"),
-        ("Studies say no such thing; yes", None),
+        ("Studies say no such thing; yes", "yes"),
         ("I would say no.", "no"),
+        ("Yes or no", None),
+        ("yes, no or maybe", None),
+        ("The answer is yes or no.", None),
+        ("There is no doubt.", None),
+        ("There is no doubt: yes", "yes"),
+        ("No, there is none.", "no"),
+        ("It is not maybe", None),
         ("Nothing is known", None),  # "no" is not in "nothing"
         ("", None),
     ],
@@ -76,3 +105,17 @@ def test_the_last_word_of_a_reply_that_was_cut_off_is_no_answer() -> None:
     assert last_word("The answer is 7.", True) == "7"
     assert last_word("The answer is 7.", False) is None
     assert last_word("...", True) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "strict"), [("#### 1", None), ("#### 18\nso", "18"), ("The answer is 1", None)]
+)
+def test_a_number_that_was_cut_off_is_no_strict_answer(text: str, strict: str | None) -> None:
+    assert marked_number(text, False) == strict
+
+
+def test_what_is_denied_is_no_mood() -> None:
+    mood = one_of("negative", "neutral", "positive")
+    assert mood("The sentiment is not positive.", True) is None
+    assert mood("The sentiment isn't negative but neutral.", True) == "neutral"
+    assert mood("The sentiment is positive.", True) == "positive"

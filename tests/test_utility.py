@@ -128,6 +128,45 @@ class TestTasks:
         with pytest.raises(ValueError, match=r"task 'sums': 1 of 2 prompts have no answer \(row 2\)"):
             wb.load_task("sums", path, form="number")
 
+    def test_rows_of_a_published_file_without_answers_are_named_by_their_place(self, tmp_path: Path) -> None:
+        rows = [
+            {"question": "which", "opa": "x", "opb": "y", "opc": "z", "opd": "w", "id": f"id-{i}", **cop}
+            for i, cop in enumerate(({"cop": 2}, {"cop": -1}, {}), start=1)
+        ]
+        path = tmp_path / "dev.json"
+        path.write_text("\n\n".join(map(json.dumps, rows)))
+        with pytest.raises(
+            ValueError, match=r"dev.json: 2 rows have no answer \(row 3 \(line 3\), row 5 \(line 5\)\)"
+        ):
+            wb.load_task("medmcqa", path)
+        path.write_text(json.dumps(rows[0]))
+        assert wb.load_task("medmcqa", path).answers == ("B",)
+
+    @pytest.mark.parametrize(
+        ("form", "answer", "told"),
+        [
+            ("number", "eighteen", r"form 'number' \(row 1, s: 'eighteen'\), and no reply could be right"),
+            ("letter", "a ring", r"form 'letter' \(row 1, s: 'a ring'\)"),
+            ("mood", "bullish", r"form 'mood', one of negative, neutral, positive \(row 1, s: 'bullish'\)"),
+        ],
+    )
+    def test_answers_that_no_reply_could_give_are_refused(self, form: str, answer: str, told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            wb.Task("t", wb.PromptSet("t", (wb.Prompt.user("?", source="s", answer=answer),)), FORMS[form])
+
+    @pytest.mark.parametrize(
+        ("form", "answer", "reply"),
+        [
+            ("number", "$1,800.00", "#### 1800"),
+            ("number", "−3", "The answer is -3."),
+            ("letter", "b", "(B)"),
+            ("mood", "Positive", "positive"),
+        ],
+    )
+    def test_answers_are_written_as_replies_are_read(self, form: str, answer: str, reply: str) -> None:
+        task = wb.Task("t", wb.PromptSet("t", (wb.Prompt.user("?", answer=answer),)), FORMS[form])
+        assert task.answers == (task.form.read(reply, True),)
+
     def test_what_is_no_task_is_refused(self, model: Model, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="got task 'truthfulqa', expected one of gsm8k, svamp"):
             wb.load_task("truthfulqa", root=tmp_path)

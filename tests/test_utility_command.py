@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import workbench as wb
 from workbench.cli import app
-from workbench.utility.tasks import FORMS
+from workbench.utility.tasks import FORM_OF, FORMS
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_tables_and_fluency_are_printed(saved: Path, checkpoints: dict[str, Path
          "got --fluency without --plan, and it tells what a plan does: workbench tune makes one"),
         ("--task gsm8k", "got 'gsm8k', expected SET=PATH, a file or the folder it lies in"),
         ("--task mine=a.jsonl",
-         "got --task mine=a.jsonl, expected SET=PATH with one of gsm8k, svamp, medqa, medmcqa, mmlu, pubmedqa, headline, financial-phrasebank, fiqa-sa, or NAME=PATH:FORM with one of "
-         + ", ".join(FORMS)),
+         "got --task mine=a.jsonl, expected SET=PATH with one of "
+         f"{', '.join(FORM_OF)}, or NAME=PATH:FORM with one of {', '.join(FORMS)}"),
         ("--task mine=a.jsonl:letter", "no prompt file a.jsonl: check the path, or save a PromptSet there first"),
     ],
 )  # fmt: skip

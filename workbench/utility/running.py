@@ -24,7 +24,6 @@ from workbench.kinship import warn_if_unrelated
 from workbench.likelihoods import likelihoods
 from workbench.loading import Model, twin_or_itself
 from workbench.models import model_hash, model_name, tokenizer_of
-from workbench.prompts import Prompt
 from workbench.provenance import Provenance
 from workbench.stats import Estimate, cluster_bootstrap, paired_difference, resampled
 from workbench.steering import SteeringPlan
@@ -133,7 +132,8 @@ def run_task(
     """Answer `task` without and, where there is one, with `plan`; both in the same batches.
 
     By generation, replies are greedy and as long as `generate` makes them, unless `max_new_tokens` says. By likelihood,
-    every option is scored as the reply to the prompt. A gate is decided once per prompt either way.
+    every option is scored as the reply to the prompt, in all and per character of it. A gate is decided once per prompt
+    either way.
 
     Raises `ValueError` for a task without options that is asked by likelihood.
     """
@@ -176,7 +176,7 @@ def _by_generation(
         arm, number = list(arms)[i // len(asked)], i % len(asked)
         for name, read in readings.items():
             yield {
-                **_asked(task.prompts[number], arm, name, number, read(reply.text, reply.finished)),
+                **_asked(task, arm, name, number, read(reply.text, reply.finished)),
                 "reply": reply.text, "finished": reply.finished,
                 "open": gate_opened(reply, plan),
             }  # fmt: skip
@@ -193,7 +193,8 @@ def _by_likelihood(
     options = [task.form.options(prompt) for prompt in task.prompts]
     each = [(arm, i, option) for arm in arms for i, several in enumerate(options) for option in several]
     tokens = {
-        option: tokenizer(option, add_special_tokens=False)["input_ids"] for option in {o for _, _, o in each}
+        reply: tokenizer(reply, add_special_tokens=False)["input_ids"]
+        for reply in {reply for several in options for reply in several.values()}
     }
     longest = max(map(len, tokens.values()))
     rows = rows_of(
@@ -201,27 +202,30 @@ def _by_likelihood(
     )
     of = {(arm, i): rows[a * len(asked) + i] for a, arm in enumerate(arms) for i in range(len(asked))}
     found = likelihoods(
-        model, [of[arm, i] for arm, i, _ in each], [tokens[o] for *_, o in each], batch_size=batch_size,
-        progress=progress,
+        model, [of[arm, i] for arm, i, _ in each], [tokens[options[i][option]] for _, i, option in each],
+        batch_size=batch_size, progress=progress,
     )  # fmt: skip
-    scores: dict[tuple[str, int], list[tuple[str, float]]] = {}
+    scores: dict[tuple[str, int], list[tuple[str, float, int]]] = {}
     for (arm, i, option), likelihood in zip(each, found, strict=True):
-        scores.setdefault((arm, i), []).append((option, likelihood.total))
+        scores.setdefault((arm, i), []).append((option, likelihood.total, len(options[i][option])))
     total, per_character = READINGS["likelihood"]
     for (arm, i), several in scores.items():
         row = of[arm, i]
-        for name, length in ((total, lambda option: 1), (per_character, len)):
-            best = max(several, key=lambda pair, length=length: pair[1] / length(pair[0]))  # type: ignore[misc]
+        likeliest = {
+            total: max(several, key=lambda scored: scored[1]),
+            per_character: max(several, key=lambda scored: scored[1] / scored[2]),
+        }
+        for name, best in likeliest.items():
             yield {
-                **_asked(task.prompts[i], arm, name, i, best[0]),
+                **_asked(task, arm, name, i, best[0]),
                 "reply": "", "finished": True, "open": row.acts,
             }  # fmt: skip
 
 
-def _asked(prompt: Prompt, arm: str, reading: str, number: int, said: str | None) -> dict[str, object]:
-    assert prompt.answer is not None  # a task has seen to that
+def _asked(task: Task, arm: str, reading: str, number: int, said: str | None) -> dict[str, object]:
+    prompt, answer = task.prompts[number], task.answers[number]
     return {
         "arm": arm, "reading": reading, "prompt": number, "source": prompt.source,
         **{f"cluster_{kind}": value for kind, value in prompt.cluster},
-        "answer": prompt.answer, "said": said, "correct": float(same_answer(said, prompt.answer)),
+        "answer": answer, "said": said, "correct": float(same_answer(said, answer)),
     }  # fmt: skip
