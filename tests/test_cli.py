@@ -31,6 +31,8 @@ COMMANDS = (
     ["convert"],
     ["verify"],
     ["judge-agreement"],
+    ["utility"],
+    ["harness"],
     ["data"],
     ["data", "list"],
     ["data", "show"],

@@ -256,6 +256,12 @@ def write_tasks(folder: Path) -> None:
         "task: pick\noutput_type: multiple_choice\n" + common + "doc_to_choice: ['a', 'b']\n"
         "doc_to_target: label\nmetric_list: [{metric: acc}]\n"
     )
+    (folder / "texts.yaml").write_text(
+        "task: texts\noutput_type: multiple_choice\n"
+        + common.replace("'{{question}}'", '"{{question}}\\n\\nA. ring\\nB. boat for my friend"')
+        + "doc_to_choice: ['ring', 'boat for my friend']\ndoc_to_target: label\n"
+        "metric_list: [{metric: acc}, {metric: acc_norm}]\n"
+    )
     (folder / "write.yaml").write_text(
         "task: write\noutput_type: generate_until\n" + common + "doc_to_target: '{{a}}'\n"
         "generation_kwargs: {until: ['the'], max_gen_toks: 8, do_sample: false}\n"
@@ -291,17 +297,36 @@ def responses(found: dict, task: str) -> list:
     return [sample["resps"] for sample in sorted(found["samples"][task], key=lambda sample: sample["doc_id"])]
 
 
+def flat(nested: object) -> list[str]:
+    return [x for part in nested for x in flat(part)] if isinstance(nested, list | tuple) else [str(nested)]
+
+
 class TestHarness:
-    def test_unsteered_it_says_what_the_harness_own_model_says(self, harness, model: Model) -> None:
+    @pytest.mark.parametrize("task", ["pick", "write", "roll"])
+    def test_unsteered_it_says_what_the_harness_own_model_says(
+        self, harness, model: Model, task: str
+    ) -> None:
         from lm_eval.models.huggingface import HFLM
 
-        ours = responses(harness(wb.SteeredLM(model), "pick"), "pick")
-        theirs = responses(
-            harness(HFLM(pretrained=model, tokenizer=tokenizer_of(model), device="cpu"), "pick"), "pick"
-        )
-        for mine, other in zip(ours, theirs, strict=True):
-            for ((a, greedy),), ((b, likewise),) in zip(mine, other, strict=True):
-                assert float(a) == pytest.approx(float(b), abs=1e-3) and str(greedy) == str(likewise)
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer_of(model), device="cpu", max_length=64)
+        ours, others = (responses(harness(lm, task), task) for lm in (wb.SteeredLM(model), theirs))
+        for mine, other in zip(flat(ours), flat(others), strict=True):
+            # The harness logs numbers as texts.
+            assert mine == other or float(mine) == pytest.approx(float(other), abs=1e-4)
+
+    def test_option_texts_in_all_and_per_character_are_the_harness_acc_and_acc_norm(
+        self, harness, model: Model, plan
+    ) -> None:
+        lines = [f"{text}\n\nA. ring\nB. boat for my friend" for text in TEXTS]
+        prompts = (wb.Prompt.user(x, source=f"q:{i}", answer="AB"[i % 2]) for i, x in enumerate(lines))
+        task = wb.Task("q", wb.PromptSet("q", tuple(prompts)), replace(FORMS["option"], instruction=""))
+        result = wb.run_task(model, task, plan, by="likelihood")
+        found = harness(wb.SteeredLM(model, plan), "texts", apply_chat_template=True)["results"]["texts"]
+        assert result.accuracy(reading="total").mean == pytest.approx(found["acc,none"])
+        assert result.accuracy(reading="per character").mean == pytest.approx(found["acc_norm,none"])
+        # They differ here, or neither would be tested.
+        said = result.frame.query("arm == 'steered'").pivot(index="prompt", columns="reading", values="said")
+        assert (said["total"] != said["per character"]).any()
 
     def test_options_of_a_question_share_a_decision_made_at_the_context_s_end(
         self, harness, model, plan
@@ -351,10 +376,12 @@ class TestHarness:
     def test_long_contexts_are_cut_on_the_left_and_counted(self, model: Model, plan) -> None:
         from lm_eval.api.instance import Instance
 
+        from workbench.utility.harness import CutContext
+
         lm = wb.SteeredLM(model)
         long = " ".join(["bake a ring"] * 60)
         request = Instance("loglikelihood", {}, (long, " boat"), 0)
-        with pytest.warns(UserWarning, match="is cut to its last"):
+        with pytest.warns(CutContext, match="is cut to its last"):
             [(score, _)] = lm.loglikelihood([request], disable_tqdm=True)
         assert lm.truncated == 1 and math.isfinite(score)
 

@@ -52,6 +52,20 @@ def test_tables_and_fluency_are_printed(saved: Path, checkpoints: dict[str, Path
     assert "KL, nats a token" in found.stdout
 
 
+def test_refusals_of_safe_prompts_are_those_of_evaluate(saved: Path, checkpoints: dict[str, Path]) -> None:
+    rows = "".join(f"{i},{text},homonyms,safe,,\n" for i, text in enumerate(TEXTS))
+    (saved / "xstest_prompts.csv").write_text("id,prompt,type,label,focus,note\n" + rows)
+    command = ["utility", str(checkpoints["llama"]), "--plan", str(saved), "--max-new-tokens", "4", "--json"]
+    found = CliRunner().invoke(app, [*command, "--over-refusal", f"xstest={saved}"])
+    assert found.exit_code == 0, found.stderr
+    told = json.loads(found.stdout)["over_refusal"]
+    model = wb.load_model(checkpoints["llama"], backend="plain")
+    safe = wb.load_published("xstest", root=saved).labelled("contrast")
+    report = wb.evaluate(model, safe, wb.load_plan(saved), judge=wb.judge_refusal, max_new_tokens=4)
+    assert told["steered"] == vars(report.metric("contrast_refusal"))
+    assert told["change"] == vars(report.change("contrast_refusal"))
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -156,13 +156,17 @@ def harness(
     ready = None if plan is None else load_plan(plan)
     target = load(model, template=template)
     arms = {"unsteered": None} if ready is None else {"unsteered": None, "steered": ready}
-    found = {
-        arm: run_harness(
-            SteeredLM(target, of, batch_size=batch_size, without_context=without_context), tasks,
-            include=include, limit=limit, num_fewshot=num_fewshot, chat=chat,
-        )
+    models = {
+        arm: SteeredLM(target, of, batch_size=batch_size, without_context=without_context)
         for arm, of in arms.items()
-    }  # fmt: skip
+    }
+    found = {
+        arm: run_harness(lm, tasks, include=include, limit=limit, num_fewshot=num_fewshot, chat=chat)
+        for arm, lm in models.items()
+    }
+    for arm, lm in models.items():
+        if lm.truncated:
+            typer.echo(f"workbench: careful: {arm}, {lm.truncated} contexts lost their beginning", err=True)
     if as_json:
         typer.echo(json.dumps(found, indent=1, default=str))
         return
@@ -229,18 +233,26 @@ def _run_safe(
     console: Console,
 ) -> dict[str, Any]:
     from workbench.evaluation.answers import Arm, answer
-    from workbench.evaluation.metrics import estimate
+    from workbench.evaluation.metrics import change, estimate
     from workbench.judges.refusals import judge_refusal
+    from workbench.kinship import warn_if_unrelated
 
+    warn_if_unrelated([] if plan is None else [plan])
     arms = [Arm("unsteered")] + ([] if plan is None else [Arm("steered", (plan,))])
     frame = answer(target, prompts, arms, judge=judge_refusal, **options)
-    told = {}
+    told: dict[str, Any] = {}
     console.print(f"{prompts.name}: {len(prompts)} safe prompts that sound harmful, refused", highlight=False)
-    for arm in arms:
-        found = estimate(frame[frame["arm"] == arm.name], "contrast_refusal")
+    parts = {arm.name: frame[frame["arm"] == arm.name] for arm in arms}
+    for name, part in parts.items():
+        found = estimate(part, "contrast_refusal")
         assert found is not None  # every prompt is one of contrast
-        told[arm.name] = vars(found)
-        console.print(f"  {arm.name:<10}{_percent(found)}", highlight=False)
+        told[name] = vars(found)
+        console.print(f"  {name:<10}{_percent(found)}", highlight=False)
+    if plan is not None:
+        moved = change(parts["steered"], parts["unsteered"], "contrast_refusal")
+        assert moved is not None
+        told["change"] = vars(moved)
+        console.print(f"  change    {_points(moved)} points", highlight=False)
     return told
 
 

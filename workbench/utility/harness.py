@@ -50,10 +50,15 @@ class OutsideTemplate(UserWarning):
     """A gate reads contexts that no chat template has ended."""
 
 
+class CutContext(UserWarning):
+    """A context was longer than the model's, and lost its beginning."""
+
+
 class SteeredLM(TemplateLM):  # type: ignore[misc]  # lm_eval promises no types
     """`model` under `plan`, or as it is where that is None, for `lm_eval.simple_evaluate(model=...)`.
 
-    `without_context` says what holds for text that has none: "open" shifts all of it, "closed" none of it.
+    `without_context` says what the gate makes of text that has none, "open" or "closed". Such a text is scored as a
+    reply to one token, BOS: a plan that shifts the prompt alone moves that token, and hardly the text.
     `truncated` counts contexts that were cut on the left because the model's context does not hold them.
 
     Raises `ValueError` for a plan that decides online or answers with a preset refusal.
@@ -232,7 +237,7 @@ class SteeredLM(TemplateLM):  # type: ignore[misc]  # lm_eval promises no types
             warnings.warn(
                 f"a context of {len(ids)} tokens is cut to its last {room}, all that the model's {self.max_length} "
                 "leave room for; .truncated counts how many are",
-                UserWarning,
+                CutContext,
                 stacklevel=3,
             )
         self.truncated += 1
