@@ -211,6 +211,79 @@ class TestTasks:
             assert wrong == []
 
 
+@pytest.mark.slow
+class TestEmbedded:
+    """On a model that ships with the workbench, under a plan of its own family."""
+
+    @pytest.fixture(scope="class")
+    def pairs(self) -> wb.ContrastSet:
+        return wb.load_contrast("small-world", domain="maths")
+
+    @pytest.fixture(scope="class")
+    def target(self) -> Model:
+        return wb.load_model("organism:maths", backend="plain")
+
+    @pytest.fixture(scope="class")
+    def plan(self, target: Model, pairs: wb.ContrastSet) -> wb.SteeringPlan:
+        read = wb.last_token_activations(target, pairs.train)
+        srv = wb.mean_difference(read)
+        aligned = wb.load_model("organism:aligned", backend="plain")
+        ssv = wb.mean_difference(wb.last_token_activations(aligned, pairs.train))
+        gate = wb.ThresholdGate.fit(srv, read, layer=7)
+        return wb.SteeringPlan(ssv, gate=gate, layers=[3, 4, 5], alpha=0.5, scale="gap", positions="prompt")
+
+    def test_the_domain_s_accuracy_is_that_of_evaluate(
+        self, target: Model, plan: wb.SteeringPlan, pairs: wb.ContrastSet
+    ) -> None:
+        asked = pairs.val.labelled("domain").sample(30, seed=0)
+        result = wb.run_task(target, wb.Task("maths", asked, FORMS["last word"]), plan, max_new_tokens=64)
+        report = wb.evaluate(target, asked, plan)
+        for arm in ("unsteered", "steered"):
+            assert result.accuracy(arm) == report.metric("utility", arm)
+        assert result.change() == report.change("utility")
+
+    def test_harmless_replies_are_as_likely_as_before_and_ungated_ones_are_not(
+        self, target: Model, plan: wb.SteeringPlan, pairs: wb.ContrastSet
+    ) -> None:
+        harmless = pairs.val.labelled("harmless").sample(12, seed=0)
+        gated = wb.fluency(target, harmless, plan)
+        ungated = wb.fluency(target, harmless, plan.with_gate(wb.AlwaysOpen()))
+        assert gated.frame["open"].sum() <= 1 and ungated.frame["open"].all()
+        assert gated.kl().high < ungated.kl().low
+        assert gated.perplexity("unsteered").mean == pytest.approx(ungated.perplexity("unsteered").mean)
+
+    def test_the_harness_sees_the_same_answers(
+        self,
+        target: Model,
+        plan: wb.SteeringPlan,
+        pairs: wb.ContrastSet,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        pytest.importorskip("lm_eval")
+        from workbench.utility.harness import run_harness
+
+        monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+        asked = pairs.val.labelled("domain").sample(12, seed=1)
+        rows = [{"question": prompt.text, "answer": prompt.answer} for prompt in asked]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        (tmp_path / "sums.yaml").write_text(
+            "task: sums\noutput_type: generate_until\ndataset_path: json\n"
+            f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}\n"
+            "test_split: test\ndoc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\n"
+            "generation_kwargs: {until: [], max_gen_toks: 64, do_sample: false}\n"
+            "filter_list: [{name: last, filter: [{function: regex, regex_pattern: '(-?\\d+)', group_select: -1},"
+            " {function: take_first}]}]\nmetric_list: [{metric: exact_match}]\n"
+        )
+        plain = replace(FORMS["number"], instruction="")
+        ours = wb.run_task(target, wb.Task("maths", asked, plain), plan, max_new_tokens=64)
+        for arm, of in (("unsteered", None), ("steered", plan)):
+            found = run_harness(wb.SteeredLM(target, of), ["sums"], include=tmp_path)
+            accuracy = ours.accuracy(arm, reading="lenient").mean
+            assert found["sums"]["exact_match,last"] == pytest.approx(accuracy), arm
+
+
 class TestFluency:
     def test_it_is_what_the_loop_s_logits_say(self, model: Model, plan, prompts: wb.PromptSet) -> None:
         answered = wb.PromptSet("a", tuple(replace(p, answer="sure i cannot") for p in prompts))
