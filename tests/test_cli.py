@@ -31,6 +31,8 @@ COMMANDS = (
     ["convert"],
     ["verify"],
     ["judge-agreement"],
+    ["utility"],
+    ["harness"],
     ["data"],
     ["data", "list"],
     ["data", "show"],
@@ -296,7 +298,7 @@ def test_a_prompt_that_is_too_long_is_refused_before_anything_is_read(
     shell: CliRunner, monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Path]
 ) -> None:
     monkeypatch.setattr(
-        "workbench.activations.last_token_activations", lambda *_, **__: pytest.fail("a model was read")
+        "workbench.activations.token_activations", lambda *_, **__: pytest.fail("a model was read")
     )
     models = ["--target", str(checkpoints["llama"]), "--aligned", "loaded/next"]
     found = shell.invoke(app, ["ask", "bake", "steal a ring " * 30, *models, "--max-new-tokens", "4"])

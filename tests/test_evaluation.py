@@ -24,7 +24,7 @@ from workbench.evaluation.conditions import (
 from workbench.evaluation.defences import defences
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate, estimates, openings
 from workbench.evaluation.protocol import AT_BEST, CHANGES, measure
-from workbench.evaluation.utility import answers_correctly
+from workbench.evaluation.readings import answers_correctly
 
 ASKED = dict(judge=by_length, max_new_tokens=6)
 

@@ -35,17 +35,19 @@ def plan(model: Model, prompts: wb.PromptSet) -> wb.SteeringPlan:
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """The number of rows in every clean pass and in every decoded batch."""
     done: dict[str, list[int]] = {"read": [], "decoded": []}
-    read, decode = asking.last_token_activations, replies.decode
+    read, decode = asking.token_activations, replies.decode
 
-    def reading(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
+    def reading(
+        model: Model, prompts: wb.PromptSet, rows: list[tuple[int, ...]], *, site: str, batch_size: int
+    ) -> wb.Activations:
         done["read"].append(len(prompts))
-        return read(model, prompts, site=site, batch_size=batch_size)
+        return read(model, prompts, rows, site=site, batch_size=batch_size)
 
     def decoding(model: Model, rows: list[Row], *rest: object, share: bool) -> torch.Tensor:
         done["decoded"].append(len(rows))
         return decode(model, rows, *rest, share=share)
 
-    monkeypatch.setattr(asking, "last_token_activations", reading)
+    monkeypatch.setattr(asking, "token_activations", reading)
     monkeypatch.setattr(replies, "decode", decoding)
     return done
 

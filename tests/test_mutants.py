@@ -92,7 +92,7 @@ def missing_attention_mask(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
     """In the prefill: the residual already holds the shift. In the clean pass: it is not clean."""
-    read = asking.last_token_activations
+    read = asking.token_activations
 
     class DecidesLate(Decisions):
         def __init__(self, rows: list[Row], depth: int) -> None:
@@ -103,15 +103,17 @@ def gate_read_after_the_shift(patch: pytest.MonkeyPatch) -> None:
             below = [self.shift.at(each).values.sum(1) for each in range(layer + 1)]
             super().read(layer, residual + sum(below))
 
-    def read_late(model: Model, prompts: wb.PromptSet, *, site: str, batch_size: int) -> wb.Activations:
-        activations = read(model, prompts, site=site, batch_size=batch_size)
+    def read_late(
+        model: Model, prompts: wb.PromptSet, rows: list[tuple[int, ...]], *, site: str, batch_size: int
+    ) -> wb.Activations:
+        activations = read(model, prompts, rows, site=site, batch_size=batch_size)
         shift = 0.15 * wb.mean_difference(activations).residual_norms[:, None]
         return replace(
             activations, values=activations.values + shift * wb.mean_difference(activations).directions
         )
 
     patch.setattr(batches, "Decisions", DecidesLate)
-    patch.setattr(asking, "last_token_activations", read_late)
+    patch.setattr(asking, "token_activations", read_late)
 
 
 @pytest.mark.parametrize("name", MUTANTS)

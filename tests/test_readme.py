@@ -22,7 +22,9 @@ from workbench.published.lookup import SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL, PAIR, PUBLISHED, BETWEEN = re.findall(r"```python\n(.*?)```", README, re.S)
+BY_HAND, SWEEPS, OWN_MODEL, PAIR, PUBLISHED, UTILITY, BETWEEN = re.findall(
+    r"```python\n(.*?)```", README, re.S
+)
 
 
 @pytest.mark.slow
@@ -185,6 +187,31 @@ def test_the_snippet_of_published_prompts_runs_as_printed(
 
 def test_it_counts_the_published_sets() -> None:
     assert f"GSM8K, ...: {len(SETS)} sets" in README
+
+
+def test_the_snippet_of_utility_runs_as_printed(
+    checkpoints: dict[str, Path],
+    prompts: wb.PromptSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("lm_eval")
+    target = wb.load_model(checkpoints["llama"], backend="plain")
+    read = wb.last_token_activations(target, prompts)
+    vectors = wb.mean_difference(read)
+    gate = wb.ThresholdGate.fit(vectors, read)
+    plan = wb.SteeringPlan(vectors, gate=gate, layers=[2], alpha=0.1, scale="residual")
+    questions = (wb.Prompt.user(f"bake {n}", answer="ring") for n in range(3))
+    wb.PromptSet("q", tuple(questions)).save(tmp_path / "questions.jsonl")
+    (tmp_path / "downloads").mkdir()
+    rows = "".join(f"{i},mend {i},homonyms,safe,,\n" for i in range(3))
+    (tmp_path / "downloads/xstest_prompts.csv").write_text("id,prompt,type,label,focus,note\n" + rows)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"target": target, "plan": plan, "harmless": prompts.labelled("harmless")}
+    exec(compile(UTILITY, "README.md", "exec"), names)
+    assert names["lm"].plan is plan and len(names["task"].prompts) == 3
+    assert "unanswered" in capsys.readouterr().out
 
 
 def test_the_snippet_between_models_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,11 +187,24 @@ def last_token_activations(
 
     Raises `ValueError` for a prompt that the context does not hold, `NoRoom` for one that memory does not.
     """
+    prompts = as_prompt_set(prompts)
+    rows = tokenize(tokenizer_of(model), prompts, context_length=context_length(model))
+    return token_activations(model, prompts, rows, site=site, batch_size=batch_size, progress=progress)
+
+
+def token_activations(
+    model: Model,
+    prompts: PromptSet,
+    rows: Sequence[Sequence[int]],
+    *,
+    site: str = "resid_post",
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Activations:
+    """`last_token_activations` of prompts that are tokens already, a row of token ids for each."""
     if batch_size < 1:
         raise ValueError(f"got batch_size={batch_size}: expected 1 or more")
-    prompts = as_prompt_set(prompts)
     space, tokenizer = space_of(model, site), tokenizer_of(model)
-    rows = tokenize(tokenizer, prompts, context_length=context_length(model))
     shape = len(rows), space.n_layers, space.d_model
     with room_for(f"{shape[0]:,} prompts of {shape[1]} layers and width {shape[2]}", "read fewer at a time"):
         values = torch.empty(shape)

@@ -181,6 +181,22 @@ def run_body(model: Model, batch: EncodedBatch) -> None:
             )
 
 
+def next_token_logits(model: Model, batch: EncodedBatch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logits at the last `keep` positions of one pass without KV cache; rows may be padded on either side."""
+    hf = transformers_model(model)
+    with torch.no_grad():
+        if hf is None:
+            return model(batch.input_ids, attention_mask=batch.attention_mask)[:, -keep:]
+        output = model(
+            batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=keep,
+        )
+    return (output.logits if isinstance(model, PreTrainedModel) else output)[:, -keep:]
+
+
 def hook_name(layer: int, site: str = "resid_post") -> str:
     """TransformerLens' name of a site."""
     return f"blocks.{layer}.hook_{site}"

@@ -24,6 +24,7 @@ from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
+from workbench.cli.utility import harness, utility
 from workbench.cli.verify import verify
 from workbench.organisms.commands import organisms
 
@@ -86,6 +87,8 @@ app.command()(transfer)
 app.command()(convert)
 app.command()(verify)
 app.command()(judge_agreement)
+app.command()(utility)
+app.command()(harness)
 
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from jaxtyping import Bool
 from torch import Tensor
 
-from workbench.activations import Activations, last_token_activations
+from workbench.activations import Activations, token_activations
 from workbench.chat import tokenize
 from workbench.decoding.resuming import can_resume
 from workbench.decoding.rows import Row
@@ -30,6 +30,23 @@ def rows_of(
 ) -> list[Row]:
     """A row per prompt, in order, each with room for so many tokens of reply."""
     prompts = as_prompt_set(prompts)
+    asked = list(dict.fromkeys(prompts))  # a sweep asks each of them many times
+    tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=room)
+    by_prompt = {prompt: tuple(row) for prompt, row in zip(asked, tokens, strict=True)}
+    return rows_of_tokens(
+        model, prompts, [by_prompt[prompt] for prompt in prompts], plans, reading, batch_size
+    )
+
+
+def rows_of_tokens(
+    model: Model,
+    prompts: PromptSet,
+    ids: Sequence[tuple[int, ...]],
+    plans: Plans,
+    reading: GateReading | None,
+    batch_size: int,
+) -> list[Row]:
+    """`rows_of`, for prompts that are tokens already."""
     each = [plans] * len(prompts) if plans is None or isinstance(plans, SteeringPlan) else list(plans)
     if len(each) != len(prompts):
         raise ValueError(
@@ -39,10 +56,6 @@ def rows_of(
         require_clean(each)
     common_site(each)  # here too, so that it does not depend on the size of a batch
     require_space(model, list(dict.fromkeys(plan for plan in each if plan is not None)))
-    asked = list(dict.fromkeys(prompts))  # a sweep asks each of them many times
-    tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=room)
-    by_prompt = {prompt: tuple(row) for prompt, row in zip(asked, tokens, strict=True)}
-    ids = [by_prompt[prompt] for prompt in prompts]
     if reading is None:
         opened = _read_ahead(model, prompts, ids, each, batch_size)
     else:
@@ -97,16 +110,30 @@ def _read_ahead(
     in_prefill = all(plan.reads_before_it_adds for plan in each) or can_resume(model, filter(None, plans))
     if not clean or (in_prefill and not repeated and not preset):
         return [None] * len(plans)
+    return decide(model, prompts, ids, plans, batch_size)
+
+
+def decide(
+    model: Model,
+    prompts: PromptSet,
+    ids: Sequence[tuple[int, ...]],
+    plans: Sequence[SteeringPlan | None],
+    batch_size: int,
+) -> list[Bool[Tensor, "layer"] | None]:
+    """What the gates make of every row, from one clean pass over the distinct prompts; None where none reads clean."""
+    clean = {i: plan for i, plan in enumerate(plans) if plan is not None and plan.deciding == "clean"}
     asked = {ids[i]: prompts[i] for i in clean}
     number = {row_ids: i for i, row_ids in enumerate(asked)}
     distinct = PromptSet(prompts.name, tuple(asked.values()))
     # One pass serves every gate that reads at its site.
     activations: dict[str, Activations] = {}
     opened: dict[str, Bool[Tensor, "prompt layer"]] = {}
-    for gate in {plan.gate.id: plan.gate for plan in each}.values():
+    for gate in {plan.gate.id: plan.gate for plan in clean.values()}.values():
         site = gate_site(gate)
         if site not in activations:
-            activations[site] = last_token_activations(model, distinct, site=site, batch_size=batch_size)
+            activations[site] = token_activations(
+                model, distinct, list(asked), site=site, batch_size=batch_size
+            )
         opened[gate.id] = gate.read(activations[site]).open
     return [
         opened[clean[i].gate.id][number[row_ids]] if i in clean else None for i, row_ids in enumerate(ids)

@@ -5,7 +5,7 @@
 The trap: two logits that nearly tie change places with the batch size, and NaN wins every argmax. Both are counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -86,6 +86,40 @@ class Greedy:
             (tuple(tokens[:length]), ended, ties)
             for tokens, length, ended, ties in zip(*(column.tolist() for column in columns), strict=True)
         ]
+
+
+class Until(Greedy):
+    """`Greedy`, which also ends a reply once one of some strings is in it.
+
+    What comes after that string is for the caller to cut: rows run on while others are still written.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_steps: int,
+        stop: Int[Tensor, "stop"],
+        strings: Sequence[str],
+        decode: Callable[[list[int]], str],
+    ) -> None:
+        super().__init__(n_rows, n_steps, stop)
+        self.strings, self.decode = strings, decode
+        # A token is a byte of text or more, so that this many hold the longest string, if it has just been ended.
+        self.tail = max(len(string.encode()) for string in strings) + 1
+
+    def choose(
+        self, logits: Float[Tensor, "row d_vocab"], rows: Int[Tensor, "row"], step: int
+    ) -> Int[Tensor, "row"]:
+        """As `Greedy` does."""
+        self.rows, self.step = rows, step
+        return super().choose(logits, rows, step)
+
+    def ends(self, tokens: Int[Tensor, "row"]) -> Bool[Tensor, "row"]:
+        """Stop tokens do, and so does the last token of a string."""
+        first = max(0, self.step + 1 - self.tail)
+        texts = map(self.decode, self.tokens[self.rows, first : self.step + 1].tolist())
+        said = [any(string in text for string in self.strings) for text in texts]
+        return super().ends(tokens) | torch.tensor(said, device=tokens.device)
 
 
 class Forced:

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from workbench.decoding.batches import decode
-from workbench.decoding.choosers import Greedy
+from workbench.decoding.choosers import Greedy, Until
 from workbench.decoding.guided import Guide, Guided
 from workbench.decoding.rows import Row
 from workbench.loading import Model
@@ -41,24 +41,33 @@ def write_replies(
     *,
     max_new_tokens: int,
     stop_ids: Sequence[int],
+    until: Sequence[str] = (),
     share: bool = False,
     guide: Guide | None = None,
 ) -> list[Reply]:
     """The greedy replies to one batch of rows, in order, or those that a guide leads to; `share` as for `decode`.
 
+    A reply ends once one of the strings of `until` is in it; more than that may be there after it.
+
     Raises `ValueError` for logits that are no numbers.
     """
     stop = torch.tensor(stop_ids, dtype=torch.long, device=device_of(model))
-    if guide is None:
-        greedy = Greedy(len(rows), max_new_tokens, stop)
+    tokenizer = tokenizer_of(model)
+
+    def read(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    if guide is not None:
+        greedy: Greedy = Guided(guide, [row.ids for row in rows], max_new_tokens, stop)
+    elif until:
+        greedy = Until(len(rows), max_new_tokens, stop, until, read)
     else:
-        greedy = Guided(guide, [row.ids for row in rows], max_new_tokens, stop)
+        greedy = Greedy(len(rows), max_new_tokens, stop)
     opened = decode(model, rows, greedy, max_new_tokens, share=share)
     greedy.require_finite([row.prompt for row in rows])
-    tokenizer = tokenizer_of(model)
     found = []
     for row, decisions, (tokens, finished, near_ties) in zip(rows, opened, greedy.replies(), strict=True):
-        text = str(tokenizer.decode(list(tokens), skip_special_tokens=True))
+        text = read(tokens)
         unread = row.plan is not None and row.opened is None
         found.append(Reply(text, tokens, finished, near_ties, decisions if unread else None))
     return found

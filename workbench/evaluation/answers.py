@@ -15,7 +15,7 @@ import pandas as pd
 
 from workbench.decoding.asking import Prompts
 from workbench.decoding.guided import Guide
-from workbench.evaluation.utility import answers_correctly
+from workbench.evaluation.readings import answers_correctly
 from workbench.generation import Completion, reply_to
 from workbench.judges.verdicts import Exchange, Judge, Score, scores
 from workbench.loading import Model
@@ -102,7 +102,7 @@ class Asked:
                     "verdict": score.verdict,
                     "reason": score.reason,
                     "correct": correct,
-                    "open": _opened(completion, plan),
+                    "open": gate_opened(completion, plan),
                     "near_ties": completion.near_ties,
                 }
             )
@@ -133,7 +133,7 @@ def answer(
     arms: Sequence[Arm],
     *,
     judge: Judge,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = 64,
     batch_size: int = 128,
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -161,7 +161,8 @@ def answer(
     return asked.frame(said, judge_all(said, [prompts[i] for _, i, _, _ in asked.rows], judge))
 
 
-def _opened(completion: Completion, plan: SteeringPlan | None) -> bool:
+def gate_opened(completion: Completion, plan: SteeringPlan | None) -> bool:
+    """Whether the gate was open at any layer that the plan steers."""
     if plan is None or completion.gate_open is None:
         return False
     return any(completion.gate_open[layer] for layer in plan.layers)

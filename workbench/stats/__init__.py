@@ -1,6 +1,6 @@
 """Estimates with intervals that are honest about templated prompts: what is estimated, and how clusters are drawn."""
 
-from workbench.stats.clusters import cluster_frame
+from workbench.stats.clusters import cluster_frame, resampled
 from workbench.stats.estimates import (
     Estimate,
     auroc,
@@ -32,6 +32,7 @@ __all__ = [
     "paired_test",
     "prompts_to_bound",
     "prompts_to_tell",
+    "resampled",
     "roc_area",
     "too_few",
     "wilson",

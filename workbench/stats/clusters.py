@@ -83,6 +83,27 @@ def widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> Int
     return best or (mean, mean, 1, "nothing")
 
 
+def resampled(
+    statistic: Callable[[Floats | None], float], columns: pd.DataFrame, *, n_boot: int = 500, seed: int = 0
+) -> Interval:
+    """The widest interval of any statistic over the columns.
+
+    `statistic` is given how often each value is in a resample, and None for the sample itself.
+    """
+    best: Interval | None = None
+    for name in columns.columns:
+        numbers = codes(columns[name])
+        k = int(numbers.max()) + 1
+        if k < 2:
+            continue
+        drawn = [statistic(draw[numbers]) for draw in _draws(k, n_boot, seed)]
+        low, high = np.percentile(drawn, PERCENTILES)
+        if best is None or high - low > best[1] - best[0]:
+            best = float(low), float(high), k, str(name)
+    there = statistic(None)
+    return best or (there, there, 1, "nothing")
+
+
 def two_sided(
     drawn: Callable[[Floats, Floats], Floats],
     truth: NDArray[np.bool_],

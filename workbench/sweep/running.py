@@ -22,7 +22,7 @@ from workbench.decoding.asking import Prompts, rows_of
 from workbench.decoding.replies import Reply, stop_tokens
 from workbench.decoding.rows import Row
 from workbench.evaluation.answers import Asked, Scored, ask, judge_all, labelled
-from workbench.evaluation.utility import answers_correctly
+from workbench.evaluation.readings import answers_correctly
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
 from workbench.judges.identity import judge_id
