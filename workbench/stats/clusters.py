@@ -92,7 +92,7 @@ def resampled(
     """
     best: Interval | None = None
     for name in columns.columns:
-        numbers = codes(columns[name])
+        numbers = cluster_codes(columns[name])
         k = int(numbers.max()) + 1
         if k < 2:
             continue
