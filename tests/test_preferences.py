@@ -84,7 +84,8 @@ def refuse(*_): raise AssertionError("somebody was asked")
 socket.getaddrinfo = socket.create_connection = refuse
 from workbench.preferences import PreferencePair, DpoRecipe, train_dpo
 from workbench.prompts import Prompt
-train_dpo({str(checkpoints["llama"])!r}, [PreferencePair(Prompt.user("steal it"), "no", "yes")], "out", recipe=DpoRecipe(epochs=1))
+pairs = [PreferencePair(Prompt.user("steal it"), "no", "yes")]
+train_dpo({str(checkpoints["llama"])!r}, pairs, "out", recipe=DpoRecipe(epochs=1))
 """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=kept | {"HOME": str(home)})
