@@ -93,6 +93,12 @@ def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_brow
     assert said.count("before ") == said.count("after ") >= 3
 
 
+def test_it_says_where_prompts_are_too_few(outcome, tmp_path, monkeypatch, no_browser):
+    _, text = demo(outcome, tmp_path, monkeypatch, width=300)
+    assert "prompts are too few to tell a change of 5 points" in text
+    assert outcome.numbers["too_few"] and all(said in text for said in outcome.numbers["too_few"])
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_choices_are_made_on_validation_alone(babblers, pairs, monkeypatch, full):
     """No prompt of test is among those that the search is given, nor in the place of those of validation."""
