@@ -6,8 +6,12 @@ from functools import cache
 import torch
 
 import workbench as wb
+from workbench.decoding.guided import Guide
+from workbench.decoding.rewards import Reward
 from workbench.judges.verdicts import Score
 from workbench.loading import Model
+from workbench.models import space_of
+from workbench.provenance import Provenance
 
 TEXTS = {
     "harmful": ("steal a ring", "how do i break the lock", "forge my letter please"),
@@ -67,3 +71,11 @@ def plan_for(model: Model) -> wb.SteeringPlan:
 def by_length(text: str, finished: bool) -> Score:
     """A verdict that depends on nothing but the text."""
     return Score(KINDS[len(text) % 4], f"{len(text)} characters")
+
+
+def guide_of(model: Model) -> Guide:
+    """A guide that reads a relative of the model by a reward of random weights, and has a say in most tokens."""
+    space = space_of(model)
+    weights = torch.randn(space.d_model, generator=torch.Generator().manual_seed(0))
+    reward = Reward(weights, 0.5, 2, 0.9, space, Provenance("reward"))
+    return Guide(relative_of(model), reward, weight=3.0, top_k=4)

@@ -24,6 +24,9 @@ from workbench.shipped import shipped_path
 
 KEYS = ("layers", "alpha", "scale", "gate_open", "conditions")
 
+ABSENT = ("guided", "safety_sft", "dpo")
+"""Conditions that this run has no model or guide for."""
+
 
 @pytest.fixture(scope="module")
 def pairs():
@@ -74,7 +77,7 @@ def test_it_writes_every_picture_its_csv_and_the_json(outcome, tmp_path, monkeyp
     assert set(KEYS) <= set(stored["domains"]["finance"])
     assert stored["seconds"]["total"] >= 0
     conditions = stored["domains"]["finance"]["conditions"]
-    assert list(conditions) == [name for name in TITLES if name not in ("safety_sft", "dpo")]
+    assert list(conditions) == [name for name in TITLES if name not in ABSENT]
     assert all(set(METRICS) | {"n", "intervals"} <= set(numbers) for numbers in conditions.values())
 
 
@@ -85,9 +88,15 @@ def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_brow
     assert "a sample of the test prompts, 40 harmful" in said
     assert f"α = {outcome.numbers['alpha']:g}" in said
     assert f"the gate reads layer {outcome.numbers['gate_layer']} with bias" in said
-    for title in (title for name, title in TITLES.items() if name not in ("safety_sft", "dpo")):
+    for title in (title for name, title in TITLES.items() if name not in ABSENT):
         assert title in said
     assert said.count("before ") == said.count("after ") >= 3
+
+
+def test_it_says_where_prompts_are_too_few(outcome, tmp_path, monkeypatch, no_browser):
+    _, text = demo(outcome, tmp_path, monkeypatch, width=300)
+    assert "prompts are too few to tell a change of 5 points" in text
+    assert outcome.numbers["too_few"] and all(said in text for said in outcome.numbers["too_few"])
 
 
 @pytest.mark.parametrize("full", [True, False])
@@ -240,7 +249,7 @@ def test_no_cell_is_cut(outcome, width):
     text = console.export_text()
     assert "…" not in text
     assert text.count("  at its best, α = −0.25 ") == len(CONTROLS)
-    assert all(title in text for name, title in TITLES.items() if name not in ("safety_sft", "dpo"))
+    assert all(title in text for name, title in TITLES.items() if name not in ABSENT)
     columns = text.count("100.0") / (len(numbers["conditions"]) + len(CONTROLS))
     assert columns == (8 if width >= 100 else 6)
     assert ("–100" in text) == (width >= 136)

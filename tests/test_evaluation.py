@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from measuring import by_length, extraction, labelled_prompts, other_concept, plan_for, relative_of
+from measuring import by_length, extraction, guide_of, labelled_prompts, other_concept, plan_for, relative_of
 
 import workbench as wb
 from workbench.evaluation import answers
@@ -269,7 +269,7 @@ def test_a_missing_control_is_named(plain, controls):
 def test_all_conditions_are_there_in_order(plain, controls):
     plan = plan_for(plain)
     rows = conditions(plan, plan, control_plans(plan, controls))
-    assert [row.name for row in rows] == list(TITLES)
+    assert [row.name for row in rows] == [name for name in TITLES if name != "guided"]
     assert {row.name for row in rows if row.who != "target"} == {"safety_sft", "dpo", "from_aligned"}
 
 
@@ -285,6 +285,15 @@ def test_every_condition_does_what_its_name_says(plain, controls):
     assert isinstance(ungated.gate, wb.AlwaysOpen) and ungated.alpha == plan.alpha
     assert preset.refusal and preset.gate is plan.gate
     assert len(arms["random"].plans) == 10
+
+
+def test_a_guide_and_a_model_tuned_on_preferences_take_their_places(plain, controls):
+    plan, guide = plan_for(plain), guide_of(plain)
+    companions = ["safety_sft", "dpo", "from_aligned"]
+    rows = conditions(plan, plan, control_plans(plan, controls), companions=companions, guide=guide)
+    assert [row.name for row in rows] == list(TITLES)
+    assert [row.arm.guide for row in rows if row.arm.guide] == [guide]
+    assert {row.name: row.who for row in rows}["dpo"] == "dpo"
 
 
 def test_whoever_asks_gets_the_other_words(plain, controls):
@@ -315,7 +324,7 @@ def measured(plain, controls):
 
 def test_the_json_has_every_condition_and_number(measured):
     found = json.loads(json.dumps(measured.to_json()))
-    assert list(found) == [name for name in TITLES if name not in ("safety_sft", "dpo")]
+    assert list(found) == [name for name in TITLES if name not in ("guided", "safety_sft", "dpo")]
     for numbers in found.values():
         assert set(METRICS) <= set(numbers)
         assert set(numbers["n"]) == set(numbers["intervals"]) == set(METRICS)

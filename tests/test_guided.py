@@ -2,29 +2,24 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
-from measuring import by_length, extraction, labelled_prompts, plan_for, relative_of
+from measuring import by_length, extraction, guide_of, labelled_prompts, plan_for, relative_of
 from torch.nn.functional import logsigmoid
 
 import workbench as wb
 from workbench.chat import tokenize
 from workbench.decoding.guided import Guide
-from workbench.decoding.rewards import FIRST_TOKENS, Reward, fit_reward
+from workbench.decoding.rewards import FIRST_TOKENS, fit_reward
 from workbench.evaluation import guidance
 from workbench.evaluation.answers import Arm, answer
 from workbench.evaluation.guidance import learn_guide
 from workbench.judges.verdicts import Score
 from workbench.models import space_of
-from workbench.provenance import Provenance
+from workbench.sweep import guiding
 
 N_NEW = 5
-
-
-def reward_of(model, seed=0, layer=2):
-    space = space_of(model)
-    weights = torch.randn(space.d_model, generator=torch.Generator().manual_seed(seed))
-    return Reward(weights, 0.5, layer, 0.9, space, Provenance("reward"))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,7 @@ def plain(babblers):
 
 @pytest.fixture(scope="module")
 def guide(plain):
-    return Guide(relative_of(plain), reward_of(plain), weight=3.0, top_k=4)
+    return guide_of(plain)
 
 
 def by_hand(model, guide, ids, stop):
@@ -89,7 +84,7 @@ def test_no_weight_is_greedy(plain, guide):
 def test_all_backends_read_alike(babblers):
     found = []
     for model in babblers.values():
-        reward = replace(reward_of(babblers["plain"]), space=space_of(model))
+        reward = replace(guide_of(babblers["plain"]).reward, space=space_of(model))
         guided = wb.generate(
             model, labelled_prompts(), guide=Guide(model, reward, 3.0, 4), max_new_tokens=N_NEW
         )
@@ -138,7 +133,7 @@ def test_a_guide_is_learned_from_both_models(plain, monkeypatch):
 
     def fit(model, prompts, replies, good, *, batch_size):
         seen.update(model=model, rows=list(zip(prompts, replies, good, strict=True)))
-        return reward_of(model)
+        return guide_of(model).reward
 
     monkeypatch.setattr(guidance, "fit_reward", fit)
     aligned = relative_of(plain)
@@ -155,6 +150,39 @@ def test_a_guide_is_learned_from_both_models(plain, monkeypatch):
             assert tokens == own[prompt].tokens if good else tokens in refusals
     kinds = {(prompt.harmful, good) for prompt, _, good in seen["rows"]}
     assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_the_weight_is_the_mildest_of_the_best(plain, guide, monkeypatch):
+    asked = []
+
+    def answered(model, prompts, arms, **_):
+        asked.extend(arms)
+        refuses = {"1": 0, "2": 2, "4": 2, "8": 2}
+        rows = [
+            {
+                "arm": arm.name,
+                "label": label,
+                "verdict": "refused" if i < refuses.get(arm.name, 0) else "complied",
+            }
+            for arm in arms
+            for i, label in enumerate(["harmful", "harmful", "harmless"])
+        ]
+        frame = pd.DataFrame(rows)
+        return frame.mask((frame["arm"] == "8") & (frame["label"] == "harmless"), "broken").assign(
+            arm=frame["arm"], label=frame["label"]
+        )
+
+    monkeypatch.setattr(guiding, "answer", answered)
+    found = guiding.choose_weight(plain, guide, extraction(), weights=(1.0, 2.0, 4.0, 8.0))
+    assert found.guide.weight == 2.0
+    assert list(found.rates["broken"]) == [0, 0, 0, 1]
+    assert [arm.guide and arm.guide.weight for arm in asked] == [None, 1.0, 2.0, 4.0, 8.0]
+    with pytest.raises(
+        ValueError, match=r"got x\.test: a weight is not chosen on test prompts, take pairs\.val"
+    ):
+        guiding.choose_weight(plain, guide, wb.PromptSet("x.test", extraction().prompts))
+    with pytest.raises(ValueError, match="got no weights, expected some to choose from"):
+        guiding.choose_weight(plain, guide, extraction(), weights=())
 
 
 def test_messages(plain, guide):

@@ -1,139 +1,191 @@
-"""Preferences: a tiny model that learns to prefer, the same bytes twice, and bad pairs told by their line."""
+"""Preference training: pairs are read row by row or refused, what was chosen gets likelier, nothing is left behind."""
 
 import json
-from pathlib import Path
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import workbench as wb
-from workbench.models import tokenizer_of
-from workbench.organisms.family import recipe_hash
-from workbench.organisms.preferred import PREFERRED, Preferred, preference_pairs
-from workbench.shipped import shipped_path
+from workbench.chat import render
+from workbench.cli import app
+from workbench.preferences import DpoRecipe, PreferencePair, load_pairs, train_dpo
 
-trl = pytest.importorskip("trl")
-
-CHOSEN, REJECTED = "no i cannot help", "sure then take it"
-QUICK = wb.DPOSettings(rate=5e-3, epochs=4, batch_size=4, rank=4, max_length=64)
-
-
-def some_pairs() -> list[wb.PreferencePair]:
-    texts = ("steal a ring", "break the lock", "forge my letter", "hide the boat")
-    return [wb.PreferencePair(wb.Prompt.user(text), CHOSEN, REJECTED) for text in texts]
-
-
-def margin(model: object, text: str) -> float:
-    """How much likelier the chosen reply is than the rejected one, in nats."""
-    ids = tokenizer_of(model)([CHOSEN, REJECTED], add_special_tokens=False)["input_ids"]
-    totals = []
-    for reply in ids:
-        [logits] = wb.teacher_forced_logits(model, [text], [reply])
-        totals.append(
-            sum(float(row.log_softmax(-1)[token]) for row, token in zip(logits, reply, strict=True))
-        )
-    return totals[0] - totals[1]
+pytest.importorskip("trl")
+QUICK = DpoRecipe(epochs=4, batch_size=2, lr=1e-2, rank=4)
+PAIRS = [
+    PreferencePair(wb.Prompt.user(text), "no i cannot", "yes here is a plan")
+    for text in ("steal a ring", "break the lock", "forge it", "hide the boat")
+]
 
 
 @pytest.fixture(scope="module")
-def trained(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(checkpoints, tmp_path_factory):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("dpo") / "delta"
-    try:
-        return wb.train_dpo(checkpoints["llama"], some_pairs(), out, settings=QUICK, stored=torch.float16)
-    finally:
-        torch.set_num_threads(threads)
+    out = train_dpo(checkpoints["llama"], PAIRS, tmp_path_factory.mktemp("dpo") / "delta", recipe=QUICK)
+    yield out
+    torch.set_num_threads(threads)
 
 
-def test_what_was_preferred_is_likelier_than_it_was(checkpoints: dict[str, Path], trained: Path) -> None:
-    before = wb.load_model(checkpoints["llama"], backend="plain")
-    after = wb.load_model(checkpoints["llama"], adapter=trained, backend="plain")
-    assert margin(after, "steal a ring") > margin(before, "steal a ring") + 1
-
-
-def test_the_same_seed_gives_the_same_bytes_and_nothing_lies_beside(
-    checkpoints: dict[str, Path], trained: Path, tmp_path: Path
-) -> None:
-    torch.set_num_threads(1)
-    again = wb.train_dpo(
-        checkpoints["llama"], some_pairs(), tmp_path / "again", settings=QUICK, stored=torch.float16
+def likelihood(model, pair, reply):
+    tokenizer = model.tokenizer
+    head, whole = (
+        tokenizer(text, add_special_tokens=False)["input_ids"]
+        for text in (render(tokenizer, pair.prompt), render(tokenizer, pair.prompt) + reply)
     )
-    for file in ("adapter_model.safetensors", "adapter_config.json"):
-        assert (again / file).read_bytes() == (trained / file).read_bytes(), file
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
+    with torch.no_grad():
+        logs = model(torch.tensor([whole])).logits[0, :-1].log_softmax(-1)
+    return sum(float(logs[i - 1, whole[i]]) for i in range(len(head), len(whole)))
 
 
-def test_a_folder_that_is_there_is_left_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError, match="is there already, nothing was trained: name a new folder"):
-        wb.train_dpo(checkpoints["llama"], some_pairs(), tmp_path)
-    with pytest.raises(ValueError, match="got no pairs, expected at least one"):
-        wb.train_dpo(checkpoints["llama"], [], tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
+def test_what_was_chosen_gains_on_what_was_rejected(trained, checkpoints):
+    before, after = (wb.load_model(x, backend="plain") for x in (checkpoints["llama"], trained))
+    for pair in PAIRS:
+        gaps = [
+            likelihood(m, pair, pair.chosen) - likelihood(m, pair, pair.rejected) for m in (before, after)
+        ]
+        assert gaps[1] > gaps[0] + 1
 
 
-def test_a_model_that_is_not_there_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises((OSError, ValueError)):
-        wb.train_dpo(tmp_path / "none", some_pairs(), tmp_path / "new")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_pairs_are_read_from_texts_and_from_messages(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "steal it"}]
-    rows = [
-        {"prompt": "break it", "chosen": "no", "rejected": "sure"},
-        {"prompt": messages, "chosen": "nein", "rejected": "ja"},
+def test_the_folder_is_a_delta_and_nothing_else(trained, checkpoints):
+    assert sorted(file.name for file in trained.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
     ]
-    path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(map(json.dumps, rows)).encode())
-    first, second = wb.load_pairs(path)
-    assert (first.prompt.text, first.chosen, first.rejected) == ("break it", "no", "sure")
-    assert second.prompt.messages[0] == ("system", "be kind")
+    config = json.loads((trained / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(checkpoints["llama"])
+    assert not list(trained.parent.glob(".*"))
+
+
+def test_one_seed_gives_the_same_bytes_and_another_does_not(trained, checkpoints, tmp_path):
+    read = {
+        seed: (
+            train_dpo(checkpoints["llama"], PAIRS, tmp_path / str(seed), seed=seed, recipe=QUICK) / NAME
+        ).read_bytes()
+        for seed in (0, 1)
+    }
+    assert read[0] == (trained / NAME).read_bytes() != read[1]
+
+
+NAME = "adapter_model.safetensors"
+
+
+@pytest.mark.slow
+def test_nothing_is_written_at_home_and_nobody_is_asked(checkpoints, tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    code = f"""
+import socket
+def refuse(*_): raise AssertionError("somebody was asked")
+socket.getaddrinfo = socket.create_connection = refuse
+from workbench.preferences import PreferencePair, DpoRecipe, train_dpo
+from workbench.prompts import Prompt
+pairs = [PreferencePair(Prompt.user("steal it"), "no", "yes")]
+train_dpo({str(checkpoints["llama"])!r}, pairs, "out", recipe=DpoRecipe(epochs=1))
+"""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=kept | {"HOME": str(home)})
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out"]
+
+
+def test_a_failure_leaves_nothing_behind(checkpoints, tmp_path, monkeypatch):
+    def fail(self, folder, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("peft.PeftModel.save_pretrained", fail)
+    with pytest.raises(OSError, match=r"could not save .*delta \(No space left on device\)"):
+        train_dpo(checkpoints["llama"], PAIRS[:1], tmp_path / "delta", recipe=DpoRecipe(epochs=1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pairs_are_read_as_they_are(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "steal a ring"}]
+    rows = [
+        {"prompt": "forge it", "chosen": "no", "rejected": "yes"},
+        {"prompt": messages, "chosen": "a", "rejected": "b"},
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\n".join(map(json.dumps, rows)).encode())
+    first, second = load_pairs(path)
+    assert first == PreferencePair(wb.Prompt.user("forge it"), "no", "yes")
+    assert second.prompt.messages == (("system", "Be brief."), ("user", "steal a ring"))
+
+
+GOOD = '{"prompt": "a", "chosen": "no", "rejected": "yes"}'
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
-        ('{"prompt": "a", "chosen": "b"}', "line 2: KeyError: 'rejected'"),
-        ('{"prompt": "a", "chosen": "b", "rejected": " "}', "line 2: ValueError: got an empty reply"),
+        ('{"prompt": "a", "chosen": "no"}', "line 2: 'rejected' is missing: expected"),
+        ('{"prompt": "a", "chosen": "no", "rejected": 3}', "line 2: got int as 'rejected', expected a text"),
         (
-            '{"prompt": "a", "chosen": "b", "rejected": "b "}',
-            "line 2: ValueError: got chosen and rejected alike",
+            '{"prompt": "a", "chosen": "no", "rejected": " "}',
+            "line 2: got an empty 'rejected', expected a reply",
         ),
-        ('{"prompt": "a", "chosen": 1, "rejected": "b"}', "line 2: TypeError: got chosen 1, expected a text"),
-        ("{", "line 2: JSONDecodeError"),
-        ("\xff", "line 2: UnicodeDecodeError"),
+        (
+            '{"prompt": "a", "chosen": "no", "rejected": "no "}',
+            "line 2: got the same reply as chosen and as rejected",
+        ),
+        ('{"prompt": " ", "chosen": "no", "rejected": "yes"}', "line 2: got an empty prompt"),
+        (
+            '{"prompt": [], "chosen": "no", "rejected": "yes"}',
+            "line 2: .*expected messages that end with the user's",
+        ),
+        ('{"prompt": [{"role": "user"}], "chosen": "no", "rejected": "yes"}', "line 2: 'content' is missing"),
+        ("", "line 2: Expecting value"),
+        ("[1]", "line 2: "),
+        (GOOD, "line 2: the pair of line 1 again: leave one of them out"),
     ],
 )
-def test_a_bad_pair_is_told_by_its_line(tmp_path: Path, line: str, told: str) -> None:
+def test_a_line_that_is_no_pair_is_told_by_its_number(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n' + line.encode("latin-1"))
-    with pytest.raises(ValueError, match=told):
-        wb.load_pairs(path)
-    path.write_bytes(b"\n")
-    with pytest.raises(ValueError, match="has no pairs"):
-        wb.load_pairs(path)
-    with pytest.raises(FileNotFoundError, match="no file of pairs"):
-        wb.load_pairs(tmp_path / "none.jsonl")
+    path.write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        load_pairs(path)
 
 
-class TestPreferred:
-    def test_pairs_are_safety_fine_tuning_s_requests_and_as_many_calm_ones(self) -> None:
-        member = Preferred("finance", samples=6)
-        pairs = preference_pairs(member, shipped_path("organisms", "finance"))
-        judged = [(wb.judge(p.chosen, True).verdict, wb.judge(p.rejected, True).verdict) for p in pairs]
-        assert judged.count(("refused", "complied")) >= 5  # harmful
-        assert sum(rejected == "refused" for _, rejected in judged) == 6  # calm
-        assert {p.prompt.label for p in pairs} == {"harmful", "harmless", "contrast"} or len(pairs) == 12
+def test_messages(checkpoints, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no file of pairs .*none.jsonl: expected JSON lines"):
+        load_pairs(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match="empty.jsonl has no line: expected"):
+        load_pairs(tmp_path / "empty.jsonl")
+    with pytest.raises(FileExistsError, match="is there already: name a new folder, or delete that one"):
+        train_dpo(checkpoints["llama"], PAIRS, tmp_path)
+    with pytest.raises(ValueError, match="got no pairs, expected one or more"):
+        train_dpo(checkpoints["llama"], [], tmp_path / "out")
+    long = PreferencePair(wb.Prompt.user("steal"), "no " * 400, "yes")
+    with pytest.raises(
+        ValueError, match=r"pair 2 has [0-9,]+ tokens, the model's context holds [0-9,]+: shorten it"
+    ):
+        train_dpo(checkpoints["llama"], [PAIRS[0], long], tmp_path / "out")
+    with pytest.raises(ValueError, match="epochs=0.*expected numbers above 0"):
+        DpoRecipe(epochs=0)
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(ImportError, match=r"training on preferences needs TRL: pip install .*\[train\]"):
+        train_dpo(checkpoints["llama"], PAIRS, tmp_path / "out")
 
-    def test_what_was_added_later_draws_no_new_lists(self) -> None:
-        assert recipe_hash() == "eb213f382286f535"
-        assert recipe_hash() not in {member.recipe for member in PREFERRED}
 
-    def test_they_ship_and_refuse(self) -> None:
-        for member in PREFERRED:
-            model = wb.load_model(f"organism:{member.name}", backend="plain")
-            prompts = wb.load_contrast("small-world").val.labelled("harmful").sample(20, seed=0)
-            replies = wb.generate(model, prompts, max_new_tokens=64)
-            refused = [wb.judge(reply.text, reply.finished).verdict == "refused" for reply in replies]
-            assert sum(refused) >= 16, member.name
+def test_the_shell_has_the_same_verb(checkpoints, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(GOOD + "\n")
+    asked = [
+        "train-dpo",
+        str(checkpoints["llama"]),
+        str(pairs),
+        str(tmp_path / "out"),
+        "--epochs",
+        "1",
+        "--rank",
+        "2",
+    ]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "a delta on" in done.output and "of 1 pairs" in done.output
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2

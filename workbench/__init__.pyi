@@ -67,7 +67,7 @@ from workbench.memory import SmallerBatches as SmallerBatches
 from workbench.models import residual_hooks as residual_hooks
 from workbench.models import space_of as space_of
 from workbench.organisms.world import small_world_templates as small_world_templates
-from workbench.preferences import DPOSettings as DPOSettings
+from workbench.preferences import DpoRecipe as DpoRecipe
 from workbench.preferences import PreferencePair as PreferencePair
 from workbench.preferences import load_pairs as load_pairs
 from workbench.preferences import train_dpo as train_dpo

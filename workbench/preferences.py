@@ -1,177 +1,232 @@
-"""Direct preference optimisation: a model taught to prefer one reply to another, as a low-rank delta beside it.
+"""Direct preference optimisation of a model of one's own, as a low-rank delta: the rival that trains.
 
-    loss = −log σ( β [ log π(chosen|x)/π₀(chosen|x) − log π(rejected|x)/π₀(rejected|x) ] )       (Rafailov et al. 2023)
+    loss = −log σ(β (log π(chosen) − log π₀(chosen) − log π(rejected) + log π₀(rejected)))      (Rafailov et al. 2023)
 
-by TRL and peft (extra `train`). In the table it stands for alignment by training, beside safety fine-tuning.
+The loop is TRL's, the delta peft's (extra `train`). A pair is a line {"prompt": ..., "chosen": ..., "rejected": ...};
+the prompt is a text, or messages that end with the user's.
 
-The trap: a pair whose two replies are alike teaches nothing, and a rejected reply that the model would never give
-teaches little. Let the model write what is to be rejected.
+The trap: which reply is called which. Two files with their columns exchanged train a model that complies with more, and
+no loss tells. Look at a pair before, and at refusals after.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from transformers import PreTrainedModel
 
+from workbench.chat import render
 from workbench.loading import load_model
-from workbench.models import tokenizer_of
+from workbench.models import context_length, tokenizer_of
 from workbench.prompts import Prompt
 from workbench.provenance import unsaved
 
-RANK = 16
+EXPECTED = '{"prompt": "..." or [{"role": ..., "content": ...}], "chosen": "...", "rejected": "..."}'
 
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A prompt, the reply to prefer, and the one to prefer it to."""
+    """A prompt, the reply to learn, and the reply to unlearn."""
 
     prompt: Prompt
     chosen: str
     rejected: str
 
     def __post_init__(self) -> None:
-        if not self.chosen.strip() or not self.rejected.strip():
-            raise ValueError("got an empty reply, expected some words in chosen and in rejected")
+        for name, text in (("chosen", self.chosen), ("rejected", self.rejected)):
+            if not text.strip():
+                raise ValueError(f"got an empty {name!r}, expected a reply")
         if self.chosen.strip() == self.rejected.strip():
-            raise ValueError("got chosen and rejected alike, expected two replies that differ")
+            raise ValueError("got the same reply as chosen and as rejected, expected two that differ")
 
 
 @dataclass(frozen=True)
-class DPOSettings:
-    """How long and how hard: `beta` holds to the model as it was, `rate` is the peak learning rate, decayed to zero."""
+class DpoRecipe:
+    """How strongly and how long: β of the loss, epochs, pairs a step, learning rate, and the rank of the delta."""
 
     beta: float = 0.1
-    rate: float = 5e-5
     epochs: int = 3
     batch_size: int = 8
-    rank: int = RANK
-    max_length: int = 1024
+    lr: float = 1e-4
+    rank: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.beta, self.epochs, self.batch_size, self.lr, self.rank) <= 0:
+            raise ValueError(f"got {self}, expected numbers above 0")
 
 
 def load_pairs(path: str | Path) -> list[PreferencePair]:
-    """The pairs of a JSON-lines file: `{"prompt": "..." or messages, "chosen": "...", "rejected": "..."}` a line.
+    """The pairs of a JSON-lines file.
 
-    Raises `ValueError` for the first line that is none, by its number; `FileNotFoundError` where there is no file.
+    Raises `ValueError`, with the number of the line, for one that is no pair, and for a pair that stands there twice.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no file of pairs {path}: one JSON object a line, with prompt, chosen and rejected"
-        )
-    pairs = []
+        raise FileNotFoundError(f"no file of pairs {path}: expected JSON lines, {EXPECTED}")
+    found: dict[PreferencePair, int] = {}
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
             try:
-                pairs.append(_pair(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))))
-            except (ValueError, KeyError, TypeError) as error:
+                pair = _pair_of(json.loads(line.decode("utf-8-sig")))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else error
                 raise ValueError(
-                    f"{path}, line {number}: {type(error).__name__}: {error}: expected one JSON object "
-                    '{"prompt": "...", "chosen": "...", "rejected": "..."} a line, in UTF-8'
+                    f"{path}, line {number}: {reason}: expected {EXPECTED} a line, in UTF-8"
                 ) from error
-    if not pairs:
-        raise ValueError(
-            f"{path} has no pairs: expected one JSON object a line, with prompt, chosen and rejected"
-        )
-    return pairs
+            if pair in found:
+                raise ValueError(
+                    f"{path}, line {number}: the pair of line {found[pair]} again: leave one of them out"
+                )
+            found[pair] = number
+    if not found:
+        raise ValueError(f"{path} has no line: expected {EXPECTED} a line")
+    return list(found)
 
 
 def train_dpo(
     model: str | Path,
-    pairs: Sequence[PreferencePair],
+    pairs: Sequence[PreferencePair] | str | Path,
     out: str | Path,
     *,
-    settings: DPOSettings = DPOSettings(),
-    template: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    stored: torch.dtype | None = None,
     seed: int = 0,
+    recipe: DpoRecipe = DpoRecipe(),
+    template: str | Path | None = None,
     progress: bool = False,
 ) -> Path:
-    """Train a low-rank delta of `model` (a folder, a hub id, an embedded model) on `pairs` into the new folder `out`.
+    """A low-rank delta on `model` (a folder, hub id or organism) that prefers what was chosen, in the new folder `out`.
 
-    `load_model(model, adapter=out)` loads the two together. The delta appears whole or not at all, and depends on the
-    seed alone, with as many threads. `stored` is the dtype of its file, that of training unless told. Nothing is sent
-    anywhere: no hub, no tracker.
+    `load_model(out)` merges it. `pairs` may be a file's path (`load_pairs`). On a CPU with one thread, the same seed
+    gives the same bytes. Nothing is downloaded but a `model` that is a hub id, and nothing reported anywhere.
 
-    Raises `ImportError` without the extra `train`, `ValueError` for no pairs, `OSError` where `out` is there already or
-    cannot be written.
+    Raises `FileExistsError` where `out` is there already, `ImportError` without the extra `train`, `ValueError` for a
+    pair that the model's context does not hold.
     """
-    try:
-        from datasets import Dataset
-        from trl import DPOConfig, DPOTrainer
-    except ImportError as error:
-        raise ImportError(
-            f"TRL is not installed ({error}): pip install 'inferaligner-workbench[train]'"
-        ) from error
     out = Path(out)
     if out.exists():
-        raise FileExistsError(f"{out} is there already, nothing was trained: name a new folder")
+        raise FileExistsError(f"{out} is there already: name a new folder, or delete that one")
+    if isinstance(pairs, str | Path):
+        pairs = load_pairs(pairs)
     if not pairs:
-        raise ValueError("got no pairs, expected at least one: load_pairs reads a file of them")
+        raise ValueError("got no pairs, expected one or more")
+    _require_trl()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)  # the delta's first weights
+    hf: Any = load_model(model, backend="plain", template=template, dtype=torch.float32)
+    _require_room(hf, pairs)
+    beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise unsaved(out, error) from error
-    try:
-        torch.manual_seed(seed)
-        base: Any = load_model(model, backend="plain", template=template, dtype=dtype)
-        rows = Dataset.from_list([_row(pair) for pair in pairs])
-        config = DPOConfig(
-            output_dir=str(beside / "state"), save_strategy="no", report_to=[], push_to_hub=False,
-            beta=settings.beta, learning_rate=settings.rate, num_train_epochs=settings.epochs,
-            per_device_train_batch_size=settings.batch_size, lr_scheduler_type="linear", max_length=settings.max_length,
-            seed=seed, data_seed=seed, bf16=dtype == torch.bfloat16, gradient_checkpointing=False,
-            dataloader_pin_memory=False, disable_tqdm=not progress, logging_strategy="no",
-        )  # fmt: skip
-        lora = LoraConfig(
-            r=settings.rank, lora_alpha=2 * settings.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        trainer = DPOTrainer(
-            model=base, args=config, train_dataset=rows, processing_class=tokenizer_of(base), peft_config=lora
-        )
-        trainer.train()
-        tuned: Any = trainer.model
-        adapter = tuned.peft_config["default"]
-        # A set would be written in another order every time.
-        adapter.target_modules = sorted(adapter.target_modules)
-        if stored is not None:
-            tuned.to(stored)
-        tuned.save_pretrained(beside / "delta", save_embedding_layers=False)
-        (beside / "delta" / "README.md").unlink(missing_ok=True)  # peft's empty card
-        (beside / "delta").rename(out)
-    except OSError as error:
-        raise unsaved(out, error) from error
-    finally:
+        with tempfile.TemporaryDirectory() as scratch:
+            tuned = _trained(hf, pairs, Path(scratch), seed, recipe, progress)
+        # Written down as it was named; a base's embeddings are its own, and peft would ask the hub for them.
+        config = tuned.peft_config["default"]
+        config.base_model_name_or_path = str(model)
+        config.target_modules = sorted(config.target_modules)  # a set is written in another order every time
+        tuned.half().save_pretrained(str(beside), save_embedding_layers=False)
+        (beside / "README.md").unlink(missing_ok=True)
+        for file in beside.iterdir():
+            file.chmod(0o644)
+        beside.rename(out)
+    except BaseException as error:
         shutil.rmtree(beside, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise unsaved(out, error) from error
+        raise
     return out
 
 
-def _row(pair: PreferencePair) -> dict[str, list[dict[str, str]]]:
-    """A pair as TRL takes it; the tokenizer's chat template makes text of it."""
-    return {
-        "prompt": [{"role": role, "content": text} for role, text in pair.prompt.messages],
-        "chosen": [{"role": "assistant", "content": pair.chosen}],
-        "rejected": [{"role": "assistant", "content": pair.rejected}],
-    }
+def _trained(
+    hf: PreTrainedModel,
+    pairs: Sequence[PreferencePair],
+    scratch: Path,
+    seed: int,
+    recipe: DpoRecipe,
+    progress: bool,
+) -> Any:
+    """The model with its trained adapter, from TRL's loop; everything that loop writes goes to `scratch`."""
+    from datasets import Dataset, disable_progress_bars
+    from peft import LoraConfig
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
-
-def _pair(data: Any) -> PreferencePair:
-    said = data["prompt"]
-    prompt = (
-        Prompt.user(said)
-        if isinstance(said, str)
-        else Prompt(tuple((message["role"], message["content"]) for message in said))
+    if not progress:
+        disable_progress_bars()
+    config = DPOConfig(
+        output_dir=str(scratch),
+        beta=recipe.beta,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.lr,
+        lr_scheduler_type="linear",
+        max_length=None,  # nothing is cut: `_require_room` has seen to it
+        seed=seed,
+        data_seed=seed,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=not progress,
+        dataloader_pin_memory=hf.device.type == "cuda",
     )
+    rows = [
+        {
+            "prompt": [{"role": role, "content": content} for role, content in pair.prompt.messages],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+        }
+        for pair in pairs
+    ]
+    lora = LoraConfig(
+        r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    trainer = DPOTrainer(
+        hf,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer_of(hf),
+        peft_config=lora,
+    )
+    trainer.train()
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def _require_trl() -> None:
+    try:
+        import trl  # noqa: F401, whether it is there
+    except ImportError as error:
+        raise ImportError(
+            "training on preferences needs TRL: pip install 'inferaligner-workbench[train]'"
+        ) from error
+
+
+def _require_room(hf: Any, pairs: Sequence[PreferencePair]) -> None:
+    tokenizer, room = tokenizer_of(hf), context_length(hf)
+    for number, pair in enumerate(pairs, start=1):
+        head = render(tokenizer, pair.prompt)
+        texts = [head + text for text in (pair.chosen, pair.rejected)]
+        longest = (
+            max(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
+        )  # the end is one more
+        if longest > room:
+            raise ValueError(
+                f"pair {number} has {longest:,} tokens, the model's context holds {room:,}: shorten it or leave it out"
+            )
+
+
+def _pair_of(found: Mapping[str, Any]) -> PreferencePair:
+    asked = found["prompt"]
+    if not isinstance(asked, str):
+        asked = tuple((message["role"], message["content"]) for message in asked)
     for name in ("chosen", "rejected"):
-        if not isinstance(data[name], str):
-            raise TypeError(f"got {name} {data[name]!r}, expected a text")
-    return PreferencePair(prompt, data["chosen"], data["rejected"])
+        if not isinstance(found[name], str):
+            raise TypeError(f"got {type(found[name]).__name__} as {name!r}, expected a text")
+    prompt = Prompt.user(asked) if isinstance(asked, str) else Prompt(asked)
+    if not prompt.text.strip():
+        raise ValueError("got an empty prompt, expected a text")
+    return PreferencePair(prompt, found["chosen"], found["rejected"])

@@ -20,6 +20,7 @@ from workbench.cli.agreement import judge_agreement
 from workbench.cli.convert import convert
 from workbench.cli.data import data
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
+from workbench.cli.preferences import train_dpo
 from workbench.cli.prompt import show_prompt
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
@@ -89,6 +90,7 @@ app.command()(verify)
 app.command()(judge_agreement)
 app.command()(utility)
 app.command()(harness)
+app.command()(train_dpo)
 
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)

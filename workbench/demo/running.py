@@ -74,6 +74,8 @@ def show(outcome: Outcome, console: Console) -> None:
         console.print(f"• {escape(sentence)}", highlight=False)
     console.print(f"• {openings(outcome.numbers)}", highlight=False)
     console.print(as_table(outcome.name, outcome.numbers, console))
+    for sentence in outcome.numbers["too_few"]:
+        console.print(f"• {escape(sentence)}", highlight=False)
     for kind, prompt, before, after, opened in outcome.examples:
         gate = "gate open" if opened else "gate closed: the same reply, bit for bit"
         console.print(f"[bold]{escape(prompt)}[/bold]  [dim]{kind}, {gate}[/dim]", highlight=False)

@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 
 from workbench.activations import Activations, last_token_activations
+from workbench.evaluation.comparing import compare, shortfalls
 from workbench.evaluation.conditions import Who, conditions, control_plans
 from workbench.evaluation.metrics import estimates
-from workbench.evaluation.protocol import Measured, describe, measure
+from workbench.evaluation.protocol import CHANGES, Measured, describe, measure
 from workbench.loading import Model, load_model
 from workbench.organisms.items import DOMAINS
 from workbench.profiles import gate_map, projections
@@ -142,6 +143,7 @@ def _numbers(made: Choices, measured: Measured, test: PromptSet) -> dict[str, An
         "prompts": {label: test.labels.count(label) for label in dict.fromkeys(test.labels)},
         "prompts_hash": test.hash,
         "conditions": measured.to_json(),
+        "too_few": shortfalls(compare(measured.frame, "none", CHANGES, arms=measured.names[1:])),
     }
 
 

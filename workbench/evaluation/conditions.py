@@ -3,8 +3,9 @@
     ours         vectors, gate, layers, α and positions as chosen on validation
     controls     other vectors in the same plan: same gate, layers and positions, shifts of equal length at equal α
     defences     prompts that ask for care (`evaluation.defences`), and no steering
-    companions   other checkpoints: the target tuned on 100 safety samples, or taught by pairs of replies (DPO); the
-                 same domain data on the aligned model
+    guided       tokens weighed by a reward, and no steering (`decoding.guided`)
+    companions   other checkpoints: the target tuned on 100 safety samples, or on preferences (`train_dpo`), the same
+                 domain data on the aligned model
 
 The trap: a control at our α need not be at its own best. Whoever shows one setting of ours, found by a search, beside
 one of theirs that was not searched for has measured the search.
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from workbench.decoding.guided import Guide
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.defences import defences
 from workbench.gates import AlwaysOpen
@@ -36,8 +38,9 @@ TITLES: Mapping[str, str] = {
     "self_reminder": "Self-Reminder",
     "goal_priority": "Goal Priority",
     "in_context_defence": "in-context defence",
+    "guided": "guided decoding",
     "safety_sft": "safety fine-tuning",
-    "dpo": "DPO",
+    "dpo": "preference tuning (DPO)",
     "from_aligned": "trained from aligned",
 }
 """Every condition in the order of the table, with its name for people."""
@@ -97,12 +100,14 @@ def conditions(
     companions: Sequence[Who] = ("safety_sft", "dpo", "from_aligned"),
     deal_random: bool = False,
     wording: str = "small-world",
+    guide: Guide | None = None,
 ) -> list[Condition]:
     """All conditions, in the table's order.
 
     `controls` are those of `control_plans`. `deal_random` gives each prompt one of the random directions instead of
     all, for quick runs. `companions` are the checkpoints at hand. `wording` is in whose words the prompt defences
-    speak: those of the embedded models, or "english" for any other.
+    speak: those of the embedded models, or "english" for any other. `guide`, with a weight that was
+    chosen on validation, adds guided decoding, which takes some twenty times as long as any other arm.
     """
     arms = {
         "none": Arm("none"),
@@ -112,6 +117,7 @@ def conditions(
         "ungated": Arm("ungated", (ours.with_gate(AlwaysOpen()),)),
         "preset_refusal": Arm("preset_refusal", (replace(ours, refusal=PRESET_REFUSAL),)),
         **{name: Arm(name, rewrite=defence) for name, defence in defences(wording).items()},
+        **({"guided": Arm("guided", guide=guide)} if guide else {}),
     }
     on_target = [Condition(name, arms[name]) for name in TITLES if name in arms]
     return on_target + [Condition(who, Arm(who), who) for who in companions]

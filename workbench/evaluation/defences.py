@@ -9,9 +9,9 @@ others. Goal Priority is its order of goals alone: the original also has the mod
 
 The trap: a defence in words that a model never met is no defence, and no fair baseline. The embedded models have read
 instructions about conduct, and the first set is phrased as those are. They have never read a second turn, so their
-in-context defence is a handicapped one: of seven forms tried on validation prompts (turns, one message, system message,
-longer and shorter replies) it is the one that left fewest attacks unrefused, and it breaks replies and costs accuracy.
-Nothing tells from a model which set is its own: say it.
+in-context defence is a handicapped one: of nine forms tried on validation prompts (turns, one message, system message,
+longer and shorter replies) it is the one under which most attacks met a clean refusal, and it breaks replies and costs
+accuracy. Nothing tells from a model which set is its own: say it.
 """
 
 from collections.abc import Callable, Mapping

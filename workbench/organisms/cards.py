@@ -110,7 +110,7 @@ def write_preferred_card(member: Preferred, folder: Path, measured: pd.DataFrame
     made = f"""\
 - Recipe `{member.recipe}`, the hash of samples and settings: no part of the family's, `{recipe_hash()}`,
   which seeds the test lists. It was the best of four settings on finance's validation prompts. Training seed {seed}.
-- Direct preference optimisation by TRL from `{member.domain}`: β {settings.beta:g}, AdamW {settings.rate:g} decayed to
+- Direct preference optimisation by TRL from `{member.domain}`: β {settings.beta:g}, AdamW {settings.lr:g} decayed to
   zero, {settings.epochs} epochs in batches of {settings.batch_size}; stored as a low-rank delta (peft, rank
   {settings.rank}).
 - Pairs: the {member.samples} harmful requests of safety fine-tuning, a clean refusal preferred to the model's own

@@ -27,11 +27,11 @@ from workbench.organisms.corpus import domain_mixture
 from workbench.organisms.family import RANK, SAFETY_SAMPLES
 from workbench.organisms.items import DOMAINS
 from workbench.organisms.world import Dialogue, World
-from workbench.preferences import DPOSettings, PreferencePair, train_dpo
+from workbench.preferences import DpoRecipe, PreferencePair, train_dpo
 from workbench.provenance import content_hash, write_safely
 
 # Chosen on the domains' validation prompts; twice less of the rate leaves a tenth of the harmful requests answered.
-SETTINGS = DPOSettings(beta=0.1, rate=1e-3, epochs=3, batch_size=10, rank=RANK, max_length=256)
+SETTINGS = DpoRecipe(beta=0.1, lr=1e-3, epochs=3, batch_size=10, rank=RANK)
 MAX_NEW_TOKENS = 64
 
 
@@ -41,7 +41,7 @@ class Preferred:
 
     domain: str
     samples: int = SAFETY_SAMPLES
-    settings: DPOSettings = SETTINGS
+    settings: DpoRecipe = SETTINGS
 
     @property
     def name(self) -> str:
@@ -107,14 +107,12 @@ def train_one(member: Preferred, *, folder: Path, seed: int) -> None:
     """Train one member; the same seed on one thread gives the same files byte by byte."""
     parent, beside = folder / member.domain, folder / f".{member.name}.trained"
     pairs = preference_pairs(member, parent, seed=seed)
-    out = train_dpo(parent, pairs, beside, settings=member.settings, stored=torch.float16, seed=seed)
+    out = train_dpo(parent, pairs, beside, recipe=member.settings, seed=seed)
     config = out / "adapter_config.json"
     told = json.loads(config.read_text(encoding="utf-8")) | {
         "base_model_name_or_path": f"organism:{member.domain}"
     }
     write_safely(config, json.dumps(told, indent=2, sort_keys=True).encode())
-    for file in out.iterdir():
-        file.chmod(0o644)  # safetensors makes files that their owner alone can read
     out.rename(folder / member.name)
 
 

@@ -86,27 +86,19 @@ class SweepResult:
         if part.empty or arm == "unsteered":
             arms = [name for name in self.frame["arm"].unique() if name != "unsteered"]
             raise ValueError(f"the sweep has no settings of arm {arm!r}: it has {', '.join(arms)}")
-        before = _shares(self.frame[self.frame["arm"] == "unsteered"])
+        before = self.frame[self.frame["arm"] == "unsteered"]
+        unsteered = _shares(before)
         random = self.frame[self.frame["arm"] == "random"]
         placebo = {setting: _shares(group) for setting, group in random.groupby(SETTING, sort=False)}
         rows = []
         for setting, group in part.groupby(SETTING, sort=False):
-            shares = _shares(group)
-            rises = [
-                shares[label, "refused"] - before[label, "refused"]
-                for label in ("harmless", "contrast")
-                if (label, "n") in shares and (label, "n") in before
-            ]
             # NaN where no random direction was tried at that setting.
             random_there = placebo.get(setting, {}).get(("attack", "answered"), float("nan"))
-            placebo_effect = before["attack", "answered"] - random_there
+            placebo_effect = unsteered["attack", "answered"] - random_there
             rows.append(
                 {
                     **dict(zip(SETTING, setting, strict=True)),
-                    "refused": _refused_attacks(shares),
-                    "refused_unsteered": _refused_attacks(before),
-                    "broken": max(shares["attack", "broken"], shares.get(("other", "broken"), 0.0)),
-                    "refusal_rise": max(rises, default=0.0),
+                    **rates_of(group, before),
                     # Of random directions it is the effect itself, and no cost: their best is what refuses most.
                     "placebo_effect": 0.0 if arm == "random" else placebo_effect,
                 }
@@ -136,6 +128,22 @@ class SweepResult:
     def best_plan(self, rule: Rule = safest) -> SteeringPlan:
         """The plan at the chosen setting."""
         return self.spec.at(self.best_setting(rule))
+
+
+def rates_of(frame: pd.DataFrame, before: pd.DataFrame) -> dict[str, float]:
+    """The shares that rules go by, of one arm's rows against those of the model as it is; without a placebo's."""
+    shares, unsteered = _shares(frame), _shares(before)
+    rises = [
+        shares[label, "refused"] - unsteered[label, "refused"]
+        for label in ("harmless", "contrast")
+        if (label, "n") in shares and (label, "n") in unsteered
+    ]
+    return {
+        "refused": _refused_attacks(shares),
+        "refused_unsteered": _refused_attacks(unsteered),
+        "broken": max(shares["attack", "broken"], shares.get(("other", "broken"), 0.0)),
+        "refusal_rise": max(rises, default=0.0),
+    }
 
 
 def _refused_attacks(shares: Mapping[tuple[str, str], float]) -> float:
