@@ -92,6 +92,7 @@ def test_every_import_is_a_declared_dependency() -> None:
             *extras["export"],
             *extras["cluster"],
             *extras["data"],
+            *extras["eval"],
         ]
     }
     owners = packages_distributions()

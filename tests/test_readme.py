@@ -5,6 +5,7 @@ import gc
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,11 @@ def test_the_snippet_of_utility_runs_as_printed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("lm_eval")
-    target = wb.load_model(checkpoints["llama"], backend="plain")
+    folder = shutil.copytree(checkpoints["llama"], tmp_path / "longer")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] *= 4  # replies of 64 tokens fill the tiny models' own
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    target = wb.load_model(folder, backend="plain")
     read = wb.last_token_activations(target, prompts)
     vectors = wb.mean_difference(read)
     gate = wb.ThresholdGate.fit(vectors, read)

@@ -211,43 +211,47 @@ class TestTasks:
             assert wrong == []
 
 
+@pytest.fixture(scope="module")
+def maths() -> wb.ContrastSet:
+    return wb.load_contrast("small-world", domain="maths")
+
+
+@pytest.fixture(scope="module")
+def target() -> Model:
+    return wb.load_model("organism:maths", backend="plain")
+
+
+@pytest.fixture(scope="module")
+def own_plan(target: Model, maths: wb.ContrastSet) -> wb.SteeringPlan:
+    """The embedded aligned model's vectors, behind the target's own gate."""
+    read = wb.last_token_activations(target, maths.train)
+    srv = wb.mean_difference(read)
+    aligned = wb.load_model("organism:aligned", backend="plain")
+    ssv = wb.mean_difference(wb.last_token_activations(aligned, maths.train))
+    gate = wb.ThresholdGate.fit(srv, read, layer=7)
+    return wb.SteeringPlan(ssv, gate=gate, layers=[3, 4, 5], alpha=0.5, scale="gap", positions="prompt")
+
+
 @pytest.mark.slow
 class TestEmbedded:
     """On a model that ships with the workbench, under a plan of its own family."""
 
-    @pytest.fixture(scope="class")
-    def pairs(self) -> wb.ContrastSet:
-        return wb.load_contrast("small-world", domain="maths")
-
-    @pytest.fixture(scope="class")
-    def target(self) -> Model:
-        return wb.load_model("organism:maths", backend="plain")
-
-    @pytest.fixture(scope="class")
-    def plan(self, target: Model, pairs: wb.ContrastSet) -> wb.SteeringPlan:
-        read = wb.last_token_activations(target, pairs.train)
-        srv = wb.mean_difference(read)
-        aligned = wb.load_model("organism:aligned", backend="plain")
-        ssv = wb.mean_difference(wb.last_token_activations(aligned, pairs.train))
-        gate = wb.ThresholdGate.fit(srv, read, layer=7)
-        return wb.SteeringPlan(ssv, gate=gate, layers=[3, 4, 5], alpha=0.5, scale="gap", positions="prompt")
-
     def test_the_domain_s_accuracy_is_that_of_evaluate(
-        self, target: Model, plan: wb.SteeringPlan, pairs: wb.ContrastSet
+        self, target: Model, own_plan: wb.SteeringPlan, maths: wb.ContrastSet
     ) -> None:
-        asked = pairs.val.labelled("domain").sample(30, seed=0)
-        result = wb.run_task(target, wb.Task("maths", asked, FORMS["last word"]), plan, max_new_tokens=64)
-        report = wb.evaluate(target, asked, plan)
+        asked = maths.val.labelled("domain").sample(30, seed=0)
+        result = wb.run_task(target, wb.Task("maths", asked, FORMS["last word"]), own_plan, max_new_tokens=64)
+        report = wb.evaluate(target, asked, own_plan)
         for arm in ("unsteered", "steered"):
             assert result.accuracy(arm) == report.metric("utility", arm)
         assert result.change() == report.change("utility")
 
     def test_harmless_replies_are_as_likely_as_before_and_ungated_ones_are_not(
-        self, target: Model, plan: wb.SteeringPlan, pairs: wb.ContrastSet
+        self, target: Model, own_plan: wb.SteeringPlan, maths: wb.ContrastSet
     ) -> None:
-        harmless = pairs.val.labelled("harmless").sample(12, seed=0)
-        gated = wb.fluency(target, harmless, plan)
-        ungated = wb.fluency(target, harmless, plan.with_gate(wb.AlwaysOpen()))
+        harmless = maths.val.labelled("harmless").sample(12, seed=0)
+        gated = wb.fluency(target, harmless, own_plan)
+        ungated = wb.fluency(target, harmless, own_plan.with_gate(wb.AlwaysOpen()))
         assert gated.frame["open"].sum() <= 1 and ungated.frame["open"].all()
         assert gated.kl().high < ungated.kl().low
         assert gated.perplexity("unsteered").mean == pytest.approx(ungated.perplexity("unsteered").mean)
@@ -255,8 +259,8 @@ class TestEmbedded:
     def test_the_harness_sees_the_same_answers(
         self,
         target: Model,
-        plan: wb.SteeringPlan,
-        pairs: wb.ContrastSet,
+        own_plan: wb.SteeringPlan,
+        maths: wb.ContrastSet,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -265,7 +269,7 @@ class TestEmbedded:
 
         monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
         monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-        asked = pairs.val.labelled("domain").sample(12, seed=1)
+        asked = maths.val.labelled("domain").sample(12, seed=1)
         rows = [{"question": prompt.text, "answer": prompt.answer} for prompt in asked]
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         (tmp_path / "sums.yaml").write_text(
@@ -277,8 +281,8 @@ class TestEmbedded:
             " {function: take_first}]}]\nmetric_list: [{metric: exact_match}]\n"
         )
         plain = replace(FORMS["number"], instruction="")
-        ours = wb.run_task(target, wb.Task("maths", asked, plain), plan, max_new_tokens=64)
-        for arm, of in (("unsteered", None), ("steered", plan)):
+        ours = wb.run_task(target, wb.Task("maths", asked, plain), own_plan, max_new_tokens=64)
+        for arm, of in (("unsteered", None), ("steered", own_plan)):
             found = run_harness(wb.SteeredLM(target, of), ["sums"], include=tmp_path)
             accuracy = ours.accuracy(arm, reading="lenient").mean
             assert found["sums"]["exact_match,last"] == pytest.approx(accuracy), arm
