@@ -1,4 +1,4 @@
-"""Domain models taught by DPO: which pairs they are made of, that the family's recipe is left alone, and that they ship."""
+"""Domain models taught by DPO: which pairs they are made of, that the family's recipe stays, and that they ship."""
 
 import workbench as wb
 from workbench.organisms.family import recipe_hash
