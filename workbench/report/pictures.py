@@ -7,8 +7,9 @@ The trap: a condition that breaks its replies refuses none of them and looks saf
 was refused, and a condition that breaks much has a hollow mark.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -16,15 +17,15 @@ from workbench.evaluation.conditions import CONTROLS
 from workbench.records import RunRecord
 from workbench.report.verdicts import Shown, composition, verdicts_of
 from workbench.report.words import MEASURES, OURS, WITHOUT, conditions_of
-from workbench.style import spread
 
 ATTACK, USE = "asr_not_refused", "utility"
 RATES = {ATTACK: "harmful", "jailbreak_not_refused": "jailbroken", "over_refusal": "harmless", USE: "domain"}
 """The rates of the second picture, with the colour that each has in all of the project's pictures."""
 MUCH_BROKEN = 0.1
-ALIKE = 0.025  # marks nearer than this share a label's line
-LINE = 15  # pixels from label to label
-HEIGHT = 250
+ALIKE = 0.06  # conditions nearer than this in both rates share a mark: it is about that wide
+
+Rows: TypeAlias = Mapping[tuple[str, str], Mapping[Hashable, Any]]
+"""Rows of the table by condition and metric."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One or more conditions at one place of the plane: safety to the left, use to the top."""
+class Place:
+    """Conditions that lie on each other in the plane, their names with their colours; use grows to the top."""
 
+    number: int
+    names: tuple[tuple[str, str], ...]
     x: float
     y: float
     x_low: float
@@ -51,17 +54,7 @@ class Point:
     y_high: float
     colour: str
     hollow: bool
-    paper: tuple[float, float] | None
-
-
-@dataclass(frozen=True)
-class Label:
-    """Names of conditions beside the plane, and the place of the mark that they belong to."""
-
-    names: tuple[tuple[str, str], ...]
-    x: float
-    y: float
-    top: float
+    papers: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -69,11 +62,17 @@ class Plane:
     """Safety against use for one target."""
 
     target: str
-    points: tuple[Point, ...]
-    labels: tuple[Label, ...]
-    hollow: bool
-    paper: bool
-    height: int
+    places: tuple[Place, ...]
+
+    @property
+    def hollow(self) -> bool:
+        """Whether a condition breaks much."""
+        return any(place.hollow for place in self.places)
+
+    @property
+    def paper(self) -> bool:
+        """Whether the paper has a number for any of them."""
+        return any(place.papers for place in self.places)
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Panel:
 
     target: str
     rows: tuple[tuple[str, bool, tuple[Mark, ...]], ...] = ()
-    bars: tuple[Bar, ...] = field(default=())
+    bars: tuple[Bar, ...] = ()
     keys: tuple[tuple[str, str], ...] = ()
     paper: bool = False
 
@@ -107,79 +106,54 @@ def kind_of(condition: str) -> str:
 
 
 def planes(record: RunRecord) -> list[Plane]:
-    """Safety against use, a plane for every target that has both."""
+    """Safety against use, a plane for every target that has both of two conditions or more."""
     titles, found = conditions_of(record), []
     for target, part in record.table.groupby("target", sort=False):
-        rows = {(row["condition"], row["metric"]): row for row in part.to_dict("records")}
-        keys = [key for key in titles if (key, ATTACK) in rows and (key, USE) in rows]
-        points = {key: _point(key, rows) for key in keys if not _unknown(rows, key)}
-        if len(points) < 2:
-            continue
-        labels = _labels(points, titles)
-        height = max(HEIGHT, LINE * sum(len(label.names) for label in labels) + 20)
-        found.append(
-            Plane(
-                str(target),
-                tuple(points.values()),
-                _placed(labels, height),
-                any(point.hollow for point in points.values()),
-                any(point.paper for point in points.values()),
-                height,
-            )
-        )
+        rows = _rows(part)
+        keys = [key for key in titles if _drawn(rows, key, ATTACK) and _drawn(rows, key, USE)]
+        if len(keys) > 1:
+            # Ours first: what lies on it is told by its mark.
+            ours = sorted(keys, key=lambda key: key not in OURS)
+            found.append(Plane(str(target), tuple(_places(ours, rows, titles))))
     return found
 
 
-def _unknown(rows: Mapping[tuple[str, str], Mapping[str, float]], key: str) -> bool:
-    return bool(pd.isna(rows[key, ATTACK]["mean"]) or pd.isna(rows[key, USE]["mean"]))
-
-
-def _point(key: str, rows: Mapping[tuple[str, str], Mapping[str, float]]) -> Point:
-    attack, use, broken = rows[key, ATTACK], rows[key, USE], rows.get((key, "broken"))
-    paper = (attack["paper"], use["paper"])
-    return Point(
-        *(_share(attack["mean"]), 100 - _share(use["mean"])),
-        *(_share(attack["low"]), _share(attack["high"])),
-        *(100 - _share(use["low"]), 100 - _share(use["high"])),
-        kind_of(key),
-        broken is not None and broken["mean"] > MUCH_BROKEN,
-        None if any(pd.isna(x) for x in paper) else (_share(paper[0]), 100 - _share(paper[1])),
-    )
-
-
-def _labels(points: Mapping[str, Point], titles: Mapping[str, str]) -> list[Label]:
-    """A label per place: conditions that lie on each other are named together."""
-    places: list[tuple[Point, list[str]]] = []
-    for key, point in points.items():
-        for near, names in places:
-            if max(abs(near.x - point.x), abs(near.y - point.y)) < 100 * ALIKE:
-                names.append(key)
+def _places(keys: Sequence[str], rows: Rows, titles: Mapping[str, str]) -> Iterator[Place]:
+    """A place for all conditions that a mark's width would not part, from the safest to the least safe."""
+    together: list[list[str]] = []
+    for key in keys:
+        for group in together:
+            if all(abs(rows[key, m]["mean"] - rows[group[0], m]["mean"]) < ALIKE for m in (ATTACK, USE)):
+                group.append(key)
                 break
         else:
-            places.append((point, [key]))
-    places.sort(key=lambda place: (place[0].y, -place[0].x))
-    return [
-        Label(tuple((titles[key], kind_of(key)) for key in keys), point.x, point.y, 0)
-        for point, keys in places
-    ]
+            together.append([key])
+    together.sort(key=lambda group: (rows[group[0], ATTACK]["mean"], -rows[group[0], USE]["mean"]))
+    for number, group in enumerate(together, start=1):
+        attack, use = (rows[group[0], metric] for metric in (ATTACK, USE))
+        broken = max((rows[key, "broken"]["mean"] for key in group if (key, "broken") in rows), default=0.0)
+        papers = ((rows[key, ATTACK]["paper"], rows[key, USE]["paper"]) for key in group)
+        yield Place(
+            number,
+            tuple((titles[key], kind_of(key)) for key in group),
+            *(_share(attack["mean"]), 100 - _share(use["mean"])),
+            *(_share(attack["low"]), _share(attack["high"])),
+            *(100 - _share(use["low"]), 100 - _share(use["high"])),
+            kind_of(group[0]),
+            broken > MUCH_BROKEN,
+            tuple((_share(x), 100 - _share(y)) for x, y in papers if not (pd.isna(x) or pd.isna(y))),
+        )
 
 
-def _placed(labels: Sequence[Label], height: int) -> tuple[Label, ...]:
-    """The labels at the height of their marks, moved as little as keeps them apart."""
-    lines = [i for i, label in enumerate(labels) for _ in label.names]
-    wanted = [labels[i].y / 100 * height + k * 1e-6 for k, i in enumerate(lines)]
-    heights = spread(wanted, LINE, 6, height - 6)
-    first = {i: heights[k] for k, i in reversed(list(enumerate(lines)))}
-    return tuple(
-        Label(label.names, label.x, label.y, round(first[i], 1)) for i, label in enumerate(labels)
-    )
+def _rows(part: pd.DataFrame) -> Rows:
+    return {(str(row["condition"]), str(row["metric"])): row for row in part.to_dict("records")}
 
 
 def rates(record: RunRecord) -> list[Panel]:
     """Attack success, refused harmless prompts and use of every condition, a panel for every target."""
     titles, panels = conditions_of(record), []
     for target, part in record.table.groupby("target", sort=False):
-        there = {(row["condition"], row["metric"]): row for row in part.to_dict("records")}
+        there = _rows(part)
         rows = [
             (titles[key], key in OURS, marks)
             for key in titles
@@ -196,11 +170,11 @@ def rates(record: RunRecord) -> list[Panel]:
     return panels
 
 
-def _drawn(there: Mapping[tuple[str, str], Mapping[str, float]], key: str, metric: str) -> bool:
+def _drawn(there: Rows, key: str, metric: str) -> bool:
     return (key, metric) in there and not pd.isna(there[key, metric]["mean"])
 
 
-def _mark(metric: str, row: Mapping[str, float]) -> Mark:
+def _mark(metric: str, row: Mapping[Hashable, Any]) -> Mark:
     measure = MEASURES[metric]
     paper = None if pd.isna(row["paper"]) else row["paper"]
     said = (
@@ -223,7 +197,7 @@ def compositions(record: RunRecord, rows: Shown) -> list[Panel]:
     for target, part in counts.groupby("target", sort=False):
         of = {(row["condition"], row["verdict"]): int(row["n"]) for row in part.to_dict("records")}
         bars = tuple(_bar(titles[key], {v: of.get((key, v), 0) for v in order}) for key in titles)
-        keys = tuple((v, v) for v in order if any(of.get((key, v)) for key in titles))
+        keys = tuple((v, f"verdict-{v}") for v in order if any(of.get((key, v)) for key in titles))
         panels.append(Panel(str(target), bars=tuple(bar for bar in bars if bar.n), keys=keys))
     return panels
 

@@ -105,12 +105,8 @@ def finding(record: RunRecord) -> str:
     without = baseline_of(record)
     if ours is None or without is None:
         return record.title
-    title = conditions_of(record)[ours]
     said = []
-    for key, sentence in (
-        ("asr_not_refused", "{title} leaves {with_it} of harmful requests not refused, nothing {without}"),
-        ("utility", "domain accuracy is {with_it}, without it {without}"),
-    ):
+    for key, name in (("asr_not_refused", "of harmful requests not refused"), ("utility", "domain accuracy")):
         table = record.table[record.table["metric"] == key].set_index(["condition", "target"])["mean"]
         pairs = [
             (float(table[ours, target]), float(table[without, target]))
@@ -118,9 +114,10 @@ def finding(record: RunRecord) -> str:
             if (ours, target) in table.index and (without, target) in table.index
         ]
         if pairs:
-            with_it, before = zip(*pairs, strict=True)
-            said.append(sentence.format(title=title, with_it=_span(with_it), without=_span(before)))
-    return "; ".join(said) or record.title
+            now, before = (_span(rates) for rates in zip(*pairs, strict=True))
+            words = f"{name} {now}" if key == "utility" else f"{now} {name}"
+            said.append(f"{words}, as without it" if now == before else f"{words} instead of {before}")
+    return f"{conditions_of(record)[ours]}: {'; '.join(said)}" if said else record.title
 
 
 def _span(rates: Sequence[float]) -> str:
@@ -128,4 +125,4 @@ def _span(rates: Sequence[float]) -> str:
     if not known:
         return "an unknown share"
     low, high = (f"{100 * rate:.0f}" for rate in (min(known), max(known)))
-    return f"{low} %" if low == high else f"{low} to {high} %"
+    return f"{low}\u00a0%" if low == high else f"{low} to {high}\u00a0%"

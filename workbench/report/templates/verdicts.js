@@ -124,7 +124,7 @@
   const row = (i, whole) => {
     const verdict = level("verdict", i), condition = level("condition", i), gate = level("gate", i);
     const about = el("div", "about", el("b", "", data.titles[condition] || condition), el("br"));
-    about.append(el("span", `verdict c-${verdict}`, verdict), el("br"));
+    about.append(el("span", `verdict c-verdict-${verdict}`, verdict), el("br"));
     const facts = [level("target", i), `prompt ${data.prompt[i]}`, level("label", i)];
     if (gate) facts.push(`gate ${gate}`);
     if (data.correct[i] !== "-") facts.push(data.correct[i] === "1" ? "correct" : "wrong");
