@@ -75,7 +75,9 @@ from workbench.published import load_templates as load_templates
 from workbench.published import near_duplicates as near_duplicates
 from workbench.published import paper_split as paper_split
 from workbench.published import wrap as wrap
+from workbench.records import Choice as Choice
 from workbench.records import RunRecord as RunRecord
+from workbench.records import UsedModel as UsedModel
 from workbench.records import load_record as load_record
 from workbench.records import save_record as save_record
 from workbench.shifts import Shift as Shift
