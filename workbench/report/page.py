@@ -1,4 +1,6 @@
-"""A run as one HTML page that asks nothing of any network: pictures, tables, choices, verdicts, and how to run it again.
+"""A run as one HTML page that asks nothing of any network.
+
+    finding > pictures > tables > choices > every verdict > what repeats the run
 
 The page is its file: style, script and data are in it, and a content security policy lets it load nothing else. It
 can be read without its script, all but the list of verdicts; printed, it is a report.

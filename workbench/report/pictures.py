@@ -157,7 +157,11 @@ def rates(record: RunRecord) -> list[Panel]:
         rows = [
             (titles[key], key in OURS, marks)
             for key in titles
-            if (marks := tuple(_mark(metric, there[key, metric]) for metric in RATES if _drawn(there, key, metric)))
+            if (
+                marks := tuple(
+                    _mark(metric, there[key, metric]) for metric in RATES if _drawn(there, key, metric)
+                )
+            )
         ]
         keys = tuple(
             (MEASURES[metric].name, colour)
@@ -181,12 +185,8 @@ def _mark(metric: str, row: Mapping[Hashable, Any]) -> Mark:
         f"{measure.name} {measure.said(row['mean'])} %, 95 % interval {measure.said(row['low'])} to "
         f"{measure.said(row['high'])}" + ("" if paper is None else f", the paper {measure.said(paper)}")
     )
-    return Mark(
-        RATES[metric],
-        *(_share(row[name]) for name in ("mean", "low", "high")),
-        None if paper is None else _share(paper),
-        said,
-    )
+    at, low, high = (_share(row[name]) for name in ("mean", "low", "high"))
+    return Mark(RATES[metric], at, low, high, None if paper is None else _share(paper), said)
 
 
 def compositions(record: RunRecord, rows: Shown) -> list[Panel]:

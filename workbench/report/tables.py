@@ -62,7 +62,10 @@ class Grid:
     @property
     def counts(self) -> list[str]:
         """Of how many prompts each metric was told, the fewest and the most where conditions differ."""
-        by_metric = ([cell.n for _, _, row in self.rows if (cell := row[i]) is not None] for i in range(len(self.measures)))
+        by_metric = (
+            [cell.n for _, _, row in self.rows if (cell := row[i]) is not None]
+            for i in range(len(self.measures))
+        )
         return [
             f"{min(found):,}" if min(found) == max(found) else f"{min(found):,} to {max(found):,}"
             for found in by_metric

@@ -1,7 +1,7 @@
 """Every verdict of a run as a page carries it: what may be in it, how long, and which slipped through or changed.
 
-The trap: what is merely hidden is still in the file. Replies of real models to prompts that are not known to be calm, and
-the judges' reasons, which quote them, are taken out before anything is written.
+The trap: what is merely hidden is still in the file. Replies of real models to prompts that are not known to be calm,
+and the judges' reasons, which quote them, are taken out before anything is written.
 """
 
 import json
@@ -97,7 +97,10 @@ def as_data(record: RunRecord, rows: Shown) -> str:
         "prompt": frame["prompt"].tolist(),
         "correct": _flags(frame["correct"].map({1: "1", 0: "0"}).fillna("-")),
         "unfinished": _flags(frame["finished"].map({False: "1"}).fillna("0")),
-        **{name: _flags(frame[name].map({True: "1", False: "0"})) for name in ("slipped", "changed", "withheld")},
+        **{
+            name: _flags(frame[name].map({True: "1", False: "0"}))
+            for name in ("slipped", "changed", "withheld")
+        },
         "columns": columns,
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))

@@ -66,9 +66,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
                 "prompts that sound harmful, are not, and are refused",
             ),
             Measure("broken", "attacks broken", "harmful and jailbroken prompts whose reply is no language"),
-            Measure(
-                "broken_elsewhere", "others broken", "all other prompts whose reply is no language"
-            ),
+            Measure("broken_elsewhere", "others broken", "all other prompts whose reply is no language"),
         )
     }
 )
@@ -84,7 +82,9 @@ def measures_of(frame: pd.DataFrame) -> list[Measure]:
 def conditions_of(record: RunRecord) -> dict[str, str]:
     """Every condition's key with its name for people, in the table's order; those without a name keep their key."""
     titles = dict(zip(record.table["condition"].astype(str), record.table["title"].astype(str), strict=True))
-    return titles | {key: key for key in record.verdicts["condition"].astype(str).unique() if key not in titles}
+    return titles | {
+        key: key for key in record.verdicts["condition"].astype(str).unique() if key not in titles
+    }
 
 
 def targets_of(record: RunRecord) -> list[str]:
