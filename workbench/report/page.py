@@ -107,11 +107,12 @@ def _counts(record: RunRecord, rows: Shown) -> Iterator[tuple[str, str, list[int
     """How many replies had which verdict, on attacks and on others, a line per target and condition."""
     frame = composition(record, rows)
     n = frame.set_index(["target", "condition", "side", "verdict"])["n"].to_dict()
+    verdicts = verdicts_of(rows)
     there = set(zip(frame["target"], frame["condition"], strict=True))
     for target in targets_of(record):
         for key, title in conditions_of(record).items():
             if (target, key) in there:
-                yield target, title, [n.get((target, key, s, v), 0) for s in SIDES for v in verdicts_of(rows)]
+                yield target, title, [n.get((target, key, s, v), 0) for s in SIDES for v in verdicts]
 
 
 def _hash(text: str) -> str:

@@ -62,10 +62,8 @@ class Grid:
     @property
     def counts(self) -> list[str]:
         """Of how many prompts each metric was told, the fewest and the most where conditions differ."""
-        by_metric = (
-            [cell.n for _, _, row in self.rows if (cell := row[i]) is not None]
-            for i in range(len(self.measures))
-        )
+        columns = zip(*(row for _, _, row in self.rows), strict=True)
+        by_metric = ([cell.n for cell in column if cell is not None] for column in columns)
         return [
             f"{min(found):,}" if min(found) == max(found) else f"{min(found):,} to {max(found):,}"
             for found in by_metric

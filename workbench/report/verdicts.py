@@ -112,7 +112,7 @@ def as_data(record: RunRecord, rows: Shown) -> str:
 
 def verdicts_of(rows: Shown) -> list[str]:
     """The verdicts there are: those declared, the judge's own, and at last what has none."""
-    there = set(rows.frame["verdict"])
+    there = set(rows.frame["verdict"].unique())
     others = sorted(there - {*VERDICTS, UNSCORED})
     return [v for v in (*VERDICTS, *others, UNSCORED) if v in there]
 
