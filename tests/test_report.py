@@ -358,6 +358,9 @@ def test_folded_replies_pages_and_all_conditions_by_keyboard(
     dialog = page.locator("#beside")
     assert dialog.is_visible() and dialog.locator(".verdict-row").count() == 3
     assert [TITLES[key] in dialog.inner_text() for key in TITLES] == [True] * 3
+    assert SECRET not in dialog.inner_text()
+    dialog.locator("#unfold").click()
+    assert dialog.inner_text().count(SECRET) == 6
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
     page.locator("#after").focus()

@@ -171,6 +171,7 @@
   const turn = (by) => { page += by; draw(); at("rows").scrollIntoView(); };
   at("before").addEventListener("click", () => turn(-1));
   at("after").addEventListener("click", () => turn(1));
+  at("unfold").addEventListener("click", () => { for (const one of at("beside").querySelectorAll("details")) one.open = true; });
   at("close").addEventListener("click", () => at("beside").close());
 
   const copy = at("copy"), command = at("command");
