@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from workbench.prompts import ATTACKS
 from workbench.provenance import write_safely
@@ -75,8 +74,8 @@ def _page(record: RunRecord, rows: Shown) -> str:
     return templates.get_template("page.html").render(
         record=record,
         rows=rows,
-        style=Markup(style),
-        script=Markup(script),
+        style=style,
+        script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         finding=finding(record),
@@ -99,7 +98,7 @@ def _page(record: RunRecord, rows: Shown) -> str:
         cuts=CUTS,
         calm=CALM,
         attacks=ATTACKS,
-        data=Markup(as_data(record, rows)),
+        data=as_data(record, rows),
     )
 
 
@@ -125,4 +124,4 @@ def _colours() -> str:
 
 def _visible(value: Any) -> Any:
     """Control characters as signs that are seen, so that HTML can hold them; what is markup already stays."""
-    return value.translate(_CONTROLS) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return value.translate(_CONTROLS) if isinstance(value, str) and not hasattr(value, "__html__") else value
