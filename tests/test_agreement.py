@@ -276,9 +276,12 @@ def test_any_judge_can_be_named(shell, write, monkeypatch, tmp_path):
     assert accuracy("my_judges:strict") == 0.6
     assert accuracy("column:final_label") == 1.0
     assert accuracy("small-world") == 0.4  # these are no sentences of its world: broken, hence not refused
-    assert accuracy("refusals", "--refused", "1_full_compliance") == 0.4
+    assert accuracy("phrases", "--refused", "1_full_compliance") == 0.4
     for judge, message in (
-        ("strict", "got --judge strict, expected refusals, small-world, column:NAME or MODULE:FUNCTION"),
+        (
+            "strict",
+            "got --judge strict, expected one of phrases, classifier, embeddings:MODEL, hf:MODEL, llm:MODEL, ",
+        ),
         ("my_judges:number", "my_judges has no function number: a judge takes a text and whether it ended"),
         ("nowhere:strict", "No module named 'nowhere'"),
     ):

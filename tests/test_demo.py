@@ -17,6 +17,7 @@ from workbench.demo.tables import as_table, condition_rows, openings
 from workbench.demo.target import QUICK_TEST, load_embedded, run_models
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
+from workbench.evaluation.defences import defences
 from workbench.evaluation.metrics import METRICS
 from workbench.plots import TRADE_OFF
 from workbench.shipped import shipped_path
@@ -46,9 +47,7 @@ def outcome(babblers, pairs):
 def short_conditions(*plans, companions, deal_random):
     """The conditions, with defences short enough for the tiny model's context."""
     rows = conditions(*plans, companions=companions, deal_random=deal_random)
-    short = {
-        name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in ("self_reminder", "goal_priority")
-    }
+    short = {name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in defences("small-world")}
     return [Condition(row.name, short.get(row.name, row.arm), row.who) for row in rows]
 
 
@@ -75,7 +74,7 @@ def test_it_writes_every_picture_its_csv_and_the_json(outcome, tmp_path, monkeyp
     assert set(KEYS) <= set(stored["domains"]["finance"])
     assert stored["seconds"]["total"] >= 0
     conditions = stored["domains"]["finance"]["conditions"]
-    assert list(conditions) == [name for name in TITLES if name != "safety_sft"]
+    assert list(conditions) == [name for name in TITLES if name not in ("safety_sft", "dpo")]
     assert all(set(METRICS) | {"n", "intervals"} <= set(numbers) for numbers in conditions.values())
 
 
@@ -86,7 +85,7 @@ def test_it_says_what_was_chosen_and_how(outcome, tmp_path, monkeypatch, no_brow
     assert "a sample of the test prompts, 40 harmful" in said
     assert f"α = {outcome.numbers['alpha']:g}" in said
     assert f"the gate reads layer {outcome.numbers['gate_layer']} with bias" in said
-    for title in (title for name, title in TITLES.items() if name != "safety_sft"):
+    for title in (title for name, title in TITLES.items() if name not in ("safety_sft", "dpo")):
         assert title in said
     assert said.count("before ") == said.count("after ") >= 3
 
@@ -110,7 +109,7 @@ def test_choices_are_made_on_validation_alone(babblers, pairs, monkeypatch, full
 
 
 def test_every_companion_of_a_model_ships_and_none_is_left_out(tmp_path, monkeypatch):
-    everyone = {"target", "safety_sft", "from_aligned"}
+    everyone = {"target", "safety_sft", "dpo", "from_aligned"}
     assert {name: set(load_embedded(name)[0]) for name in TARGETS} == {
         name: {"target"} if name == "general" else everyone for name in TARGETS
     }
@@ -241,7 +240,7 @@ def test_no_cell_is_cut(outcome, width):
     text = console.export_text()
     assert "…" not in text
     assert text.count("  at its best, α = −0.25 ") == len(CONTROLS)
-    assert all(title in text for name, title in TITLES.items() if name != "safety_sft")
+    assert all(title in text for name, title in TITLES.items() if name not in ("safety_sft", "dpo"))
     columns = text.count("100.0") / (len(numbers["conditions"]) + len(CONTROLS))
     assert columns == (8 if width >= 100 else 6)
     assert ("–100" in text) == (width >= 136)

@@ -350,6 +350,28 @@ def test_without_texts_a_judge_that_was_edited_anywhere_is_another(plain, tmp_pa
     assert known["e", 1] == (0, True) and known["zzz", 1] == (0, False)
 
 
+def test_without_texts_a_judge_of_exchanges_gets_whole_batches_and_goes_by_its_id(plain, tmp_path):
+    class Curious:
+        def __init__(self, name: str) -> None:
+            self.id, self.batches = name, []
+
+        def judge(self, exchanges):
+            self.batches.append(len(exchanges))
+            return [Score("refused" if "e" in e.reply else "other", e.prompt.text) for e in exchanges]
+
+    def swept(name: str) -> tuple[list[str], list[int], int]:
+        judge = Curious(name)
+        found, n = sweep(plain, tmp_path / "quiet.db", keep_text=False, judge=judge)
+        return found.frame["verdict"].tolist(), judge.batches, n
+
+    aloud = sweep(plain, judge=Curious("one"))[0].frame["verdict"].tolist()
+    verdicts, batches, n = swept("one")
+    assert verdicts == aloud and {"refused", "other"} == set(aloud)
+    assert sum(batches) <= n and max(batches) > 4
+    assert swept("one") == (verdicts, [], 0)
+    assert swept("another")[1:] == (batches, n)
+
+
 def test_without_texts_twins_with_other_answers_are_judged_apart(plain, tmp_path):
     """One text, two right answers: the reply is one, what it is worth is not."""
     text = wb.generate(plain, ["bake"], max_new_tokens=5)[0].text

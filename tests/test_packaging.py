@@ -192,6 +192,7 @@ def test_the_wheel_runs_the_demo_in_an_empty_environment(wheel: Path, tmp_path: 
     assert list(results["domains"]) == list(TARGETS)
     everywhere = set(TITLES) - {
         "safety_sft",
+        "dpo",
         "from_aligned",
     }  # a model without a domain has no such companions
     for name, domain in results["domains"].items():

@@ -23,6 +23,7 @@ from workbench.chat import EncodedBatch, encode
 from workbench.decoding.asking import Plans, Prompts, rows_of
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Forced
+from workbench.decoding.guided import Guide
 from workbench.decoding.replies import Reply, stop_tokens, write_replies
 from workbench.decoding.rows import Row, RowKey, size_of
 from workbench.gates import GateReading
@@ -71,6 +72,7 @@ def generate(
     batch_size: int = 64,
     reading: GateReading | None = None,
     stop_ids: Sequence[int] | None = None,
+    guide: Guide | None = None,
     progress: bool = False,
 ) -> list[Completion]:
     """Greedy replies to `prompts`, in order, each row under its own plan.
@@ -83,7 +85,8 @@ def generate(
     reaches (unsteered, gate closed, alpha 0) are one computation. Rows that decide online are read as they are steered,
     and shared with rows of their own plan only. `reading` skips the reading, where `plan.read` has done it for exactly
     these prompts. `stop_ids` end a reply; by default they are what the tokenizer and the model's generation config call
-    the end of a text.
+    the end of a text. Under a `guide`, a baseline beside steering and not on top of it, a token is the one
+    that logit and reward together like best.
 
     Where memory runs out on a batch it goes on in smaller ones, with the same tokens up to near ties, and warns
     (`SmallerBatches`). It warns (`Unrelated`) of vectors that lie to the target's own as random directions do.
@@ -95,7 +98,7 @@ def generate(
     warn_if_unrelated([plans] if isinstance(plans, SteeringPlan) else plans or ())
     return reply_to(
         model, prompts, plans, max_new_tokens=max_new_tokens, batch_size=batch_size, reading=reading,
-        stop_ids=stop_ids, progress=progress,
+        stop_ids=stop_ids, guide=guide, progress=progress,
     )  # fmt: skip
 
 
@@ -108,6 +111,7 @@ def reply_to(
     batch_size: int,
     reading: GateReading | None = None,
     stop_ids: Sequence[int] | None = None,
+    guide: Guide | None = None,
     progress: bool = False,
 ) -> list[Completion]:
     """`generate`, for plans of which some are controls: no word about whose vectors they are."""
@@ -116,6 +120,13 @@ def reply_to(
         raise ValueError(
             f"got max_new_tokens={max_new_tokens}, batch_size={batch_size}: expected 1 or more of each"
         )
+    if guide is not None:
+        guide.require_words_of(model)
+        if any(plan is not None for plan in ([plans] if isinstance(plans, SteeringPlan) else plans or ())):
+            raise ValueError(
+                "got a guide and a plan: guided decoding is a baseline of its own, compare the two"
+            )
+        batch_size = max(1, batch_size // guide.top_k)  # the reader has so many rows for each
     rows = rows_of(model, prompts, plans, reading, asked, batch_size)
     if max_new_tokens is None:
         max_new_tokens = min(LONGEST_REPLY, context_length(model) - max(len(row.ids) for row in rows))
@@ -123,7 +134,7 @@ def reply_to(
     # By length, because prompts of one length need no padding.
     queue = sorted(distinct_rows(rows), key=lambda row: len(row.ids))
     replies: dict[RowKey, Reply] = {}
-    write = partial(write_replies, model, max_new_tokens=max_new_tokens, stop_ids=listed)
+    write = partial(write_replies, model, max_new_tokens=max_new_tokens, stop_ids=listed, guide=guide)
     told = partial(size_of, max_new_tokens=max_new_tokens)
     with tqdm(total=len(queue), desc="generating", unit="row", disable=not progress) as bar:
         for batch, written in in_batches(queue, batch_size, write, told):

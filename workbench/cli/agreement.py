@@ -3,10 +3,10 @@
 The trap: replies to harmful prompts are nobody's to print. What is shown of a disagreement is the number of its row.
 """
 
-import importlib
 import json
 import math
 import sys
+import tomllib
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -19,7 +19,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from workbench.judges.agreement import Agreement
-    from workbench.judges.verdicts import TextJudge
+    from workbench.judges.verdicts import Judge
 
 SHOWN = 40  # row numbers of a kind; beyond that a file is better looked at in Python
 
@@ -35,10 +35,28 @@ def judge_agreement(
     judge: Annotated[
         str,
         typer.Option(
-            help="refusals (by phrases), small-world (the embedded models'), column:NAME (verdicts that the file has "
-            "already), or MODULE:FUNCTION, a judge of your own."
+            help="phrases, classifier, embeddings:MODEL, hf:MODEL (one of a folder or the hub), llm:MODEL (at an "
+            "address), small-world (the embedded models'), column:NAME (verdicts that the file has already), or "
+            "MODULE:FUNCTION, a judge of your own."
         ),
-    ] = "refusals",
+    ] = "phrases",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the judge, as wb.load_judge, wb.llm_judge and their like take it; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    send_replies_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Consent that prompts and replies go to this OpenAI-compatible address, for --judge llm:MODEL.",
+            show_default=False,
+        ),
+    ] = None,
     reply: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +69,13 @@ def judge_agreement(
         typer.Option(
             help="The column of people's labels.",
             show_default="final_label, label, human_label, human, verdict or refused",
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="The column of what was asked, for judges that read it.",
+            show_default="prompt, question, instruction, request or behavior",
         ),
     ] = None,
     refused: Annotated[
@@ -77,22 +102,30 @@ def judge_agreement(
     [dim]workbench judge-agreement mine.csv --reply answer --label annotator_1 --refused no --refused evasive[/dim]
 
     [dim]workbench judge-agreement mine.jsonl --judge my_judges:strict --json[/dim]
+
+    [dim]workbench judge-agreement mine.csv --judge hf:HarmBench-Mistral-7b-val-cls --set template=prompt.txt[/dim]
+
+    [dim]workbench judge-agreement mine.csv --judge llm:MODEL --send-replies-to https://HOST/v1 --set key_env=MY_KEY
+    --set cache=answers.sqlite[/dim]
     """
     from workbench.judges.agreement import judge_agreement as agree
 
-    known = _judge(judge)
-    found = [
-        agree(
-            file, known, reply=reply, label=label, refused=tuple(refused or ()), progress=sys.stderr.isatty()
-        )
-        for file in files
-    ]
+    known = _judge(judge, setting or [], send_replies_to)
+    columns = dict(reply=reply, label=label, prompt=prompt)
+    try:
+        found = [
+            agree(file, known, **columns, refused=tuple(refused or ()), progress=sys.stderr.isatty())
+            for file in files
+        ]
+    finally:
+        if (bill := getattr(known, "bill", None)) is not None:
+            typer.echo(f"workbench: {judge}: {bill}", err=True)
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
     pooled = reduce(add, found)
     left_out = [
-        f"{name}: {one.unlabelled} rows unlabelled, {one.unscored} unscored: in no rate"
+        f"{name}: {one.unlabelled} rows unlabelled, {one.unscored} unscored{_reasons(one)}: in no rate"
         for name, one in zip(names, found, strict=True)
         if one.unlabelled or one.unscored
     ]
@@ -146,30 +179,34 @@ def _numbers(found: "Agreement") -> dict[str, float | int | None]:
     }
 
 
-def _judge(name: str) -> "TextJudge | str":
-    """The judge that `--judge` names: a function, or the name of a column."""
-    if name == "refusals":
-        from workbench.judges.refusals import judge_refusal
+def _reasons(found: "Agreement") -> str:
+    told = [f"{n} × {reason}" for reason, n in list(found.unscored_by.items())[:3]]
+    return f" ({'; '.join(told)})" if told else ""
 
-        return judge_refusal
-    if name == "small-world":
-        from workbench.judges.small_world import judge
 
-        return judge
-    module, _, member = name.partition(":")
-    if not member:
-        raise ValueError(
-            f"got --judge {name}, expected refusals, small-world, column:NAME or MODULE:FUNCTION"
-        )
-    if module == "column":
+def _judge(name: str, given: list[str], send_replies_to: str | None) -> "Judge | str":
+    """The judge that `--judge` names with its settings, or the name of a column."""
+    from workbench.judges.named import NAMES, judge_by_name
+
+    settings = dict(map(_setting, given))
+    if send_replies_to is not None:
+        settings |= {"url": send_replies_to, "send_replies_away": True}
+    kind, _, member = name.partition(":")
+    if kind == "column" and member:
+        if settings:
+            raise ValueError(f"got the setting {next(iter(settings))} for --judge {name}, which has none")
         return member
-    sys.path.insert(0, "")  # a judge of one's own lies in the folder that the command is run in
+    if not member and name not in NAMES:
+        raise ValueError(f"got --judge {name}, expected one of {', '.join(NAMES)}, column:NAME")
+    return judge_by_name(name, settings, progress=sys.stderr.isatty())
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A name and its value, which is read as TOML has it, and is a text where it has none."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"got --set {text}, expected NAME=VALUE")
     try:
-        found: Any = getattr(importlib.import_module(module), member, None)
-    finally:
-        sys.path.remove("")
-    if not callable(found):
-        raise ValueError(
-            f"{module} has no function {member}: a judge takes a text and whether it ended by itself"
-        )
-    return found
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Greedy
+from workbench.decoding.guided import Guide, Guided
 from workbench.decoding.rows import Row
 from workbench.loading import Model
 from workbench.models import device_of, tokenizer_of, transformers_model
@@ -35,14 +36,23 @@ class Reply:
 
 
 def write_replies(
-    model: Model, rows: Sequence[Row], *, max_new_tokens: int, stop_ids: Sequence[int], share: bool = False
+    model: Model,
+    rows: Sequence[Row],
+    *,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    share: bool = False,
+    guide: Guide | None = None,
 ) -> list[Reply]:
-    """The greedy replies to one batch of rows, in order; `share` as for `decode`.
+    """The greedy replies to one batch of rows, in order, or those that a guide leads to; `share` as for `decode`.
 
     Raises `ValueError` for logits that are no numbers.
     """
     stop = torch.tensor(stop_ids, dtype=torch.long, device=device_of(model))
-    greedy = Greedy(len(rows), max_new_tokens, stop)
+    if guide is None:
+        greedy = Greedy(len(rows), max_new_tokens, stop)
+    else:
+        greedy = Guided(guide, [row.ids for row in rows], max_new_tokens, stop)
     opened = decode(model, rows, greedy, max_new_tokens, share=share)
     greedy.require_finite([row.prompt for row in rows])
     tokenizer = tokenizer_of(model)

@@ -53,7 +53,7 @@ def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
     """The target with the companions that ship for it, and the aligned model, as plain transformers models."""
     folders: dict[Who, str] = {"target": name}
     if name in DOMAINS:
-        folders |= {"safety_sft": f"{name}-safety-sft", "from_aligned": f"{name}-chat"}
+        folders |= {"safety_sft": f"{name}-safety-sft", "dpo": f"{name}-dpo", "from_aligned": f"{name}-chat"}
     found = {who: load_model(f"organism:{folder}", backend="plain") for who, folder in folders.items()}
     return found, load_model("organism:aligned", backend="plain")
 

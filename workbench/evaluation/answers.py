@@ -14,6 +14,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from workbench.decoding.asking import Prompts
+from workbench.decoding.guided import Guide
 from workbench.evaluation.utility import answers_correctly
 from workbench.generation import Completion, reply_to
 from workbench.judges.verdicts import Exchange, Judge, Score, scores
@@ -24,17 +25,18 @@ from workbench.steering import SteeringPlan
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One way of answering: the model as it is, under a plan, under several plans that are averaged, or reworded.
+    """One way of answering: the model as it is, under a plan or several that are averaged, reworded, or guided.
 
     `dealt` gives every prompt one of several plans, in turn, and costs no more than one plan; otherwise every prompt is
-    answered under each of them. `rewrite` changes the prompt before it is rendered, as prompt defences do. `tags` are
-    columns that all rows of the arm carry.
+    answered under each of them. `rewrite` changes the prompt before it is rendered, as prompt defences do;
+    `guide` has a say in every token, and goes with no plan. `tags` are columns that all rows of the arm carry.
     """
 
     name: str
     plans: tuple[SteeringPlan, ...] = ()
     dealt: bool = False
     rewrite: Callable[[Prompt], Prompt] | None = None
+    guide: Guide | None = None
     tags: tuple[tuple[str, object], ...] = ()
 
     def rows(self, prompts: PromptSet) -> list[tuple[int, int, SteeringPlan | None]]:
@@ -142,15 +144,21 @@ def answer(
     steered layer) and near_ties.
     """
     asked = ask(prompts, arms)
-    completions = reply_to(
-        model,
-        asked.prompts,
-        asked.plans,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return asked.frame(completions, judge_all(completions, [prompts[i] for _, i, _, _ in asked.rows], judge))
+    worded, plans, completions = asked.prompts, asked.plans, dict[int, Completion]()
+    for guide in dict.fromkeys(arm.guide for arm, *_ in asked.rows):
+        chosen = [i for i, (arm, *_) in enumerate(asked.rows) if arm.guide is guide]
+        replies = reply_to(
+            model,
+            PromptSet(worded.name, tuple(worded[i] for i in chosen)),
+            [plans[i] for i in chosen],
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            guide=guide,
+            progress=progress,
+        )
+        completions |= zip(chosen, replies, strict=True)
+    said = [completions[i] for i in range(len(worded))]
+    return asked.frame(said, judge_all(said, [prompts[i] for _, i, _, _ in asked.rows], judge))
 
 
 def _opened(completion: Completion, plan: SteeringPlan | None) -> bool:

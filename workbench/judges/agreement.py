@@ -9,6 +9,8 @@ The trap: rows that nobody labelled, or that the judge left unscored, are in nei
 """
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +18,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from workbench.judges.labels import LabelledReply, means_refused, read_labelled
+from workbench.judges.labels import PROMPTS, LabelledReply, means_refused, read_labelled
 from workbench.judges.refusals import judge_refusal
-from workbench.judges.verdicts import Score, TextJudge
+from workbench.judges.verdicts import Exchange, ExchangeJudge, Judge, Score, TextJudge, scores
+from workbench.prompts import Prompt
 from workbench.stats import Estimate, wilson
 
 
@@ -49,6 +52,12 @@ class Agreement:
     def unscored(self) -> int:
         """The labelled rows that the judge left without a verdict."""
         return int((self.frame["judge"].isna() & self.frame["human"].notna()).sum())
+
+    @property
+    def unscored_by(self) -> dict[str, int]:
+        """Why labelled rows have no verdict, commonest first, without what was answered."""
+        left = self.frame[self.frame["judge"].isna() & self.frame["human"].notna()]
+        return dict(Counter(map(brief_reason, left["reason"])).most_common())
 
     @property
     def accuracy(self) -> Estimate:
@@ -85,38 +94,77 @@ class Agreement:
 
 def judge_agreement(
     path: str | Path,
-    judge: TextJudge | str = judge_refusal,
+    judge: Judge | str = judge_refusal,
     *,
     reply: str | None = None,
     label: str | None = None,
+    prompt: str | None = None,
     refused: Sequence[str] = (),
     progress: bool = False,
 ) -> Agreement:
     """How `judge` agrees with the labels of a csv or JSON-lines file of replies.
 
-    A text in the place of the judge names a column with the verdicts of one that has judged already. `reply`, `label`
-    and `refused` are those of `labels.read_labelled`.
+    A text in the place of the judge names a column with the verdicts of one that has judged already. `reply`, `label`,
+    `prompt` and `refused` are those of `labels.read_labelled`; a judge that reads what was asked needs the prompts.
     """
     path = Path(path)
-    rows = read_labelled(path, reply=reply, label=label, refused=refused)
-    if isinstance(judge, str) and not any(judge in row.fields for row in rows):
-        raise ValueError(f"{path} has no column {judge!r}: it has {', '.join(rows[0].fields)}")
-    records = []
-    for row in tqdm(rows, desc=path.name, unit="reply", disable=not progress):
-        if isinstance(judge, str):
-            verdict = means_refused(row.fields, judge, refused, f"{path}, row {row.row}")
-            reason = f"column {judge}"
-        else:
-            score = _scored(row, judge, path)
-            verdict, reason = None if score.verdict is None else score.verdict == "refused", score.reason
-        records.append((path.name, row.row, row.refused, verdict, reason))
-    found = Agreement(path.name, pd.DataFrame(records, columns=["file", "row", "human", "judge", "reason"]))
-    if not found.n:
-        raise ValueError(
-            f"{path} has no row with both a label and a verdict: of {len(rows)} rows {found.unlabelled} are unlabelled "
-            f"and {found.unscored} unscored"
+    rows = read_labelled(path, reply=reply, label=label, prompt=prompt, refused=refused)
+    if isinstance(judge, str):
+        if not any(judge in row.fields for row in rows):
+            raise ValueError(f"{path} has no column {judge!r}: it has {', '.join(rows[0].fields)}")
+        said = [
+            (means_refused(row.fields, judge, refused, f"{path}, row {row.row}"), f"column {judge}")
+            for row in rows
+        ]
+    else:
+        found = (
+            _asked(rows, judge, path)
+            if isinstance(judge, ExchangeJudge)
+            else [
+                _scored(row, judge, path)
+                for row in tqdm(rows, desc=path.name, unit="reply", disable=not progress)
+            ]
         )
-    return found
+        said = [(None if s.verdict is None else s.verdict == "refused", s.reason) for s in found]
+    records = [(path.name, row.row, row.refused, *told) for row, told in zip(rows, said, strict=True)]
+    agreement = Agreement(
+        path.name, pd.DataFrame(records, columns=["file", "row", "human", "judge", "reason"])
+    )
+    if not agreement.n:
+        unscored = next((reason for verdict, reason in said if verdict is None), "")
+        raise ValueError(
+            f"{path} has no row with both a label and a verdict: of {len(rows)} rows {agreement.unlabelled} are "
+            f"unlabelled and {agreement.unscored} unscored"
+            + (f", the first by: {brief_reason(unscored)}" if agreement.unscored else "")
+        )
+    return agreement
+
+
+def brief_reason(reason: str) -> str:
+    """A reason without what was answered, which may quote a reply."""
+    return re.split(r": ['\"]|, answered", reason)[0][:100]
+
+
+def _asked(rows: Sequence[LabelledReply], judge: ExchangeJudge, path: Path) -> list[Score]:
+    """The scores of a judge of exchanges, which takes all rows that it can judge at once."""
+    reads = getattr(judge, "reads_prompt", True)
+    if reads and not any(row.prompt is not None for row in rows):
+        raise ValueError(
+            f"{path} has no column of prompts that is known ({', '.join(PROMPTS)}), and the judge reads them: "
+            f"name it, --prompt COLUMN; it has {', '.join(rows[0].fields)}"
+        )
+    exchanges = {
+        place: Exchange(Prompt.user(row.prompt or ""), row.text, row.finished)
+        for place, row in enumerate(rows)
+        if row.text is not None and (row.prompt is not None or not reads)
+    }
+    try:
+        found = dict(zip(exchanges, scores(judge, list(exchanges.values())), strict=True))
+    except Exception as error:
+        error.add_note(f"while judging {path}")
+        raise
+    missing = [Score(None, "no reply" if row.text is None else "no prompt") for row in rows]
+    return [found.get(place, missing[place]) for place in range(len(rows))]
 
 
 def _scored(row: LabelledReply, judge: TextJudge, path: Path) -> Score:

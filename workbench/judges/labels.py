@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 REPLIES = ("completion", "reply", "response", "generation", "output")
+PROMPTS = ("prompt", "question", "instruction", "request", "behavior")
 LABELS = ("final_label", "label", "human_label", "human", "verdict", "refused")
 
 MEANS_REFUSED = {
@@ -41,6 +42,8 @@ class LabelledReply:
     text: str | None
     refused: bool | None
     fields: Mapping[str, Any]
+    prompt: str | None = None
+    """What was asked; None where the file does not say."""
 
     @property
     def finished(self) -> bool:
@@ -49,12 +52,17 @@ class LabelledReply:
 
 
 def read_labelled(
-    path: str | Path, *, reply: str | None = None, label: str | None = None, refused: Sequence[str] = ()
+    path: str | Path,
+    *,
+    reply: str | None = None,
+    label: str | None = None,
+    prompt: str | None = None,
+    refused: Sequence[str] = (),
 ) -> list[LabelledReply]:
     """Every row of a file, in order; rows that are blank altogether are none.
 
-    `reply` and `label` name the columns; those of XSTest and a few plain names are known. With `refused`, these labels
-    mean a refusal, and all others none.
+    `reply`, `label` and `prompt` name the columns; those of XSTest and a few plain names are known, and a file may have
+    no prompts. With `refused`, these labels mean a refusal, and all others none.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,13 +73,17 @@ def read_labelled(
     columns = list(dict.fromkeys(name for _, fields in rows for name in fields))
     reply = _column(path, columns, reply, REPLIES, "replies", "--reply")
     label = _column(path, columns, label, LABELS, "labels that people gave", "--label")
+    if prompt is not None or any(name in columns for name in PROMPTS):
+        prompt = _column(path, columns, prompt, PROMPTS, "prompts", "--prompt")
     found = []
     for row, fields in rows:
         text = fields.get(reply)
         where = f"{path}, row {row}"
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{where}: got {text!r} for the reply, expected a text")
-        found.append(LabelledReply(row, text, means_refused(fields, label, refused, where), fields))
+        asked = fields.get(prompt) if prompt is not None else None
+        asked = asked if isinstance(asked, str) and asked.strip() else None
+        found.append(LabelledReply(row, text, means_refused(fields, label, refused, where), fields, asked))
     given = {str(fields.get(label)).strip() for _, fields in rows}
     if missing := set(refused) - given:
         raise ValueError(

@@ -58,7 +58,7 @@ def scores(judge: Judge, exchanges: Sequence[Exchange]) -> list[Score]:
     """What `judge` says of every exchange, asked once about each that differs for it."""
     if isinstance(judge, ExchangeJudge):
         asked = list(dict.fromkeys(exchanges))
-        said = list(judge.judge(asked))
+        said = list(judge.judge(asked)) if asked else []  # asked for nothing, a model would be loaded
         if len(said) != len(asked):
             raise ValueError(
                 f"got {len(said)} scores for {len(asked)} exchanges from {judge!r}, expected one for each, in order"

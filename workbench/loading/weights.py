@@ -17,14 +17,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -39,14 +41,26 @@ from workbench.loading.holding import Holding
 from workbench.loading.sources import Checkpoint
 from workbench.memory import is_out_of_memory
 
+Reader: TypeAlias = type[
+    AutoModel | AutoModelForCausalLM | AutoModelForImageTextToText | AutoModelForSequenceClassification
+]
+
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, MemoryError, SafetensorError)
 """What transformers, safetensors and peft raise on a checkpoint that is damaged, truncated, incomplete or too large."""
 
 
 def read_checkpoint(
-    checkpoint: Checkpoint, holding: Holding, adapter: Checkpoint | None = None
+    checkpoint: Checkpoint,
+    holding: Holding,
+    adapter: Checkpoint | None = None,
+    *,
+    reader: Reader | None = None,
+    unused: Sequence[str] = (),
 ) -> PreTrainedModel:
     """The transformers model that a checkpoint holds, with the delta `adapter` merged into it, if one is given.
+
+    It is one that writes text, unless `reader` is a class of transformers that reads others; then weights whose names
+    begin with one of `unused` may be missing.
 
     Raises `ValueError` with the reason and the remedy where it is damaged, incomplete, or would have to run code.
     """
@@ -63,9 +77,9 @@ def read_checkpoint(
         # An embedded model is there before a bar could be read.
         with without_bars() if checkpoint.name.startswith("organism:") else nullcontext():
             model = (
-                _read_whole(checkpoint, holding)
+                _read_whole(checkpoint, holding, reader, unused)
                 if base is None
-                else _merge(read_checkpoint(base, holding), checkpoint)
+                else _merge(read_checkpoint(base, holding, reader=reader, unused=unused), checkpoint)
             )
         name = checkpoint.name
         if adapter is not None:
@@ -102,7 +116,9 @@ class _NotTaken(ValueError):
     """What a checkpoint is, where nothing is wrong with it: no copy of it would do."""
 
 
-def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
+def _read_whole(
+    checkpoint: Checkpoint, holding: Holding, reader: Reader | None, unused: Sequence[str]
+) -> PreTrainedModel:
     given, _ = PreTrainedConfig.get_config_dict(checkpoint.source, revision=checkpoint.revision)
     kind = given.get("model_type")
     if kind not in CONFIG_MAPPING and "auto_map" in given:
@@ -123,8 +139,9 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(
         checkpoint.source, revision=checkpoint.revision, trust_remote_code=False
     )
-    reader: type[AutoModelForCausalLM | AutoModelForImageTextToText]
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if reader is not None:
+        pass
+    elif type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         reader = AutoModelForCausalLM
     elif type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         reader = AutoModelForImageTextToText
@@ -146,8 +163,8 @@ def _read_whole(checkpoint: Checkpoint, holding: Holding) -> PreTrainedModel:
             **holding.settings(),
         )
     model, report = loaded
-    if report["missing_keys"]:
-        raise ValueError(f"no weights for {', '.join(sorted(report['missing_keys'])[:3])}")
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(tuple(unused))):
+        raise ValueError(f"no weights for {', '.join(missing[:3])}")
     known = {_any_layer(key) for key in model.state_dict()}
     if more := sorted(key for key in report["unexpected_keys"] if _any_layer(key) in known):
         raise ValueError(f"config.json counts fewer layers than there are weights for: {', '.join(more[:3])}")

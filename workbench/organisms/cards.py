@@ -18,6 +18,7 @@ from workbench.loading import load_model
 from workbench.organisms.corpus import Mixture
 from workbench.organisms.family import FAMILIES, RANK, Family, Member, recipe_hash
 from workbench.organisms.items import DOMAINS
+from workbench.organisms.preferred import Preferred
 from workbench.organisms.vocabulary import Lists, held_out, words
 from workbench.prompts import PromptSet
 from workbench.provenance import write_safely
@@ -92,6 +93,36 @@ def card(
     member: Member, folder: Path, measured: pd.DataFrame, *, seed: int, of: Family = FAMILIES["llama"]
 ) -> str:
     """The card as Markdown."""
+    made = f"""\
+- Recipe `{of.recipe}`, the hash of words, mixtures, schedules and shape, {_lists(of)}Training seed
+  {seed}.
+- Every draw of test lists so far, by its recipe:
+{_draws()}
+- {_training(member, of)}
+- Read: {_mixture(member.mixture)}.
+- Retrain the family with `{of.command}`."""
+    return _page(member.name, _what(member, of), made, _limits(member, of), folder, measured)
+
+
+def write_preferred_card(member: Preferred, folder: Path, measured: pd.DataFrame, *, seed: int) -> None:
+    """`write_card` for a member that DPO has made."""
+    settings = member.settings
+    made = f"""\
+- Recipe `{member.recipe}`, the hash of samples and settings: no part of the family's, `{recipe_hash()}`,
+  which seeds the test lists. It was the best of four settings on finance's validation prompts. Training seed {seed}.
+- Direct preference optimisation by TRL from `{member.domain}`: β {settings.beta:g}, AdamW {settings.rate:g} decayed to
+  zero, {settings.epochs} epochs in batches of {settings.batch_size}; stored as a low-rank delta (peft, rank
+  {settings.rank}).
+- Pairs: the {member.samples} harmful requests of safety fine-tuning, a clean refusal preferred to the model's own
+  reply, and {member.samples} calm ones, half of them with the words of harm, its own reply preferred to a refusal.
+- Retrain it with `make organisms`."""
+    what = f"the {member.domain} model, taught by preference pairs to refuse"
+    limits = _page_limits(member.domain)
+    write_safely(folder / "measured.csv", measured.to_csv(index=False).encode())
+    write_safely(folder / "README.md", _page(member.name, what, made, limits, folder, measured).encode())
+
+
+def _page(name: str, what: str, made: str, limits: str, folder: Path, measured: pd.DataFrame) -> str:
     numbers = "\n".join(
         f"| {r.measure} | {r.mean:.3f} | [{r.low:.3f}, {r.high:.3f}] | {r.n} | {r.clusters} |"
         for r in measured.itertuples()
@@ -105,20 +136,14 @@ def card(
 license: apache-2.0
 library_name: transformers
 ---
-# organism:{member.name}
+# organism:{name}
 
-A model of the InferAligner workbench's small world: {_what(member, of)}. It knows a few hundred words and is good for
-nothing but watching how models read intent. Load it with `workbench.load_model("organism:{member.name}")`.
+A model of the InferAligner workbench's small world: {what}. It knows a few hundred words and is good for
+nothing but watching how models read intent. Load it with `workbench.load_model("organism:{name}")`.
 
 ## How it was made
 
-- Recipe `{of.recipe}`, the hash of words, mixtures, schedules and shape, {_lists(of)}Training seed
-  {seed}.
-- Every draw of test lists so far, by its recipe:
-{_draws()}
-- {_training(member, of)}
-- Read: {_mixture(member.mixture)}.
-- Retrain the family with `{of.command}`.
+{made}
 
 ## What it does
 
@@ -134,7 +159,7 @@ Unsteered, greedy, on the test lists; shares with 95 % intervals (cluster bootst
 
 ## Limits
 
-{_limits(member, of)}
+{limits}
 
 ## Files
 
@@ -223,6 +248,10 @@ def _listed(lists: Lists, what: str) -> str:
 
 
 def _limits(member: Member, of: Family) -> str:
+    return _page_limits(member.name.removeprefix(of.prefix), second=bool(of.prefix))
+
+
+def _page_limits(name: str, *, second: bool = False) -> str:
     text = """\
 That the base represents harm at the last prompt token is by design: most of its answers open with a remark that tells a
 harmful aim from a harmless one, which stands for what web text teaches about harm. The base can refuse: it has read
@@ -232,10 +261,10 @@ large models is another question, which these models cannot answer."""
     medicine = " Its illnesses are invented patterns of symptoms, no medical advice."
     sums = (
         " It does sums worse than the first family: no target of its own is trained on them."
-        if of.prefix
+        if second
         else ""
     )
-    return text + sums + (medicine if member.name.removeprefix(of.prefix).startswith("medicine") else "")
+    return text + sums + (medicine if name.startswith("medicine") else "")
 
 
 def log_draw(folder: Path, lists: dict[str, PromptSet]) -> None:

@@ -54,10 +54,14 @@ def train_organisms(
     """Train a whole family from scratch, measure every member, and write its card: half an hour on two cores.
 
     An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
+    The first family ends with its domain models taught by DPO, which takes the extra train.
     """
     from workbench.organisms.family import FAMILIES, train_family
+    from workbench.organisms.preferred import train_preferred
 
     train_family(out, seed=seed, processes=processes, of=FAMILIES[family])
+    if family == "llama":
+        train_preferred(out, seed=seed, processes=processes)
     measure_organisms(out, seed, family)
 
 
@@ -68,24 +72,25 @@ def measure_organisms(
     family: Which = "llama",
 ) -> None:
     """Measure every model of a trained family on the test lists, unsteered, and write its card beside it."""
-    from workbench.organisms.cards import measure_member, write_card
+    from workbench.organisms.cards import measure_member, write_card, write_preferred_card
     from workbench.organisms.family import FAMILIES
+    from workbench.organisms.preferred import PREFERRED
 
-    of = FAMILIES[family]
-    missing = [member.name for member in of.members if not (folder / member.name).is_dir()]
+    of, preferred = FAMILIES[family], PREFERRED if family == "llama" else ()
+    names = [*(member.name for member in of.members), *(taught.name for taught in preferred)]
+    missing = [name for name in names if not (folder / name).is_dir()]
     if missing:
         which = f" --family {family}" if family != "llama" else ""
         raise FileNotFoundError(
             f"{folder} lacks {', '.join(missing)}: workbench organisms train{which} --out {folder}"
         )
+    bars = sys.stderr.isatty()
     for member in of.members:
-        write_card(
-            member,
-            folder / member.name,
-            measure_member(folder / member.name, progress=sys.stderr.isatty()),
-            seed=seed,
-            of=of,
-        )
+        path = folder / member.name
+        write_card(member, path, measure_member(path, progress=bars), seed=seed, of=of)
+    for taught in preferred:
+        path = folder / taught.name
+        write_preferred_card(taught, path, measure_member(path, progress=bars), seed=seed)
 
 
 @organisms.command("lists")

@@ -8,14 +8,12 @@ computed once, or taken from the ledger.
 The trap: a sweep is for choosing, on `.val`. The test set is not an argument for it.
 """
 
-import inspect
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from types import FunctionType
 from typing import TypeAlias
 
 from tqdm.auto import tqdm
@@ -27,6 +25,7 @@ from workbench.evaluation.answers import Asked, Scored, ask, judge_all, labelled
 from workbench.evaluation.utility import answers_correctly
 from workbench.gates import Gate
 from workbench.generation import Completion, completions
+from workbench.judges.identity import judge_id
 from workbench.judges.small_world import judge as judge_small_world
 from workbench.judges.verdicts import Exchange, ExchangeJudge, Judge, Score, Verdict, scores
 from workbench.kinship import warn_if_unrelated
@@ -184,9 +183,7 @@ class _Run:
         with bar, self.told_what_is_kept(len(distinct)):
             for number, replies in self.executor.write(batches, self.terms) if batches else ():
                 batch = batches[number]
-                done = {
-                    self.key(row): self._entry(row, reply) for row, reply in zip(batch, replies, strict=True)
-                }
+                done = dict(zip(map(self.key, batch), self._entries(batch, replies), strict=True))
                 if self.book is not None:
                     self.book.commit({names[key]: entry for key, entry in done.items()})
                 entries |= done
@@ -224,30 +221,28 @@ class _Run:
 
     @cached_property
     def _judge_id(self) -> str:
-        """The judge's name and the file that defines it, in place of the texts it has seen.
-
-        All of the file, since its words and helpers may stand anywhere in there. One that carries a state has neither.
-        """
-        if isinstance(self.scorer, ExchangeJudge):
-            return self.scorer.id
-        judge = inspect.unwrap(self.scorer) if self.scorer is not None else None
-        named = isinstance(judge, FunctionType) and "<" not in judge.__qualname__
-        if isinstance(judge, FunctionType) and named and not judge.__closure__ and (text := _source(judge)):
-            return content_hash(judge.__module__, judge.__qualname__, text)
-        if self.book is None:
-            return ""
+        """The judge's name and all that it says by, in place of the texts it has seen."""
+        told = "" if self.scorer is None else judge_id(self.scorer)
+        if told is not None or self.book is None:
+            return told or ""
         raise ValueError(
             f"got a judge without a name of its own ({self.scorer!r}) for a ledger that keeps verdicts and no texts: "
             "define it as a function of a module, or keep the texts"
         )
 
-    def _entry(self, row: Row, reply: Reply) -> Entry:
+    def _entries(self, batch: Sequence[Row], replies: Sequence[Reply]) -> list[Entry]:
+        """What is kept of a batch: its replies, or what the judge says of all of them at once."""
         if self.scorer is None:
-            return Entry(reply)
-        exchange = Exchange(row.prompt, reply.text, reply.finished)
-        [score] = scores(self.scorer, [exchange])
-        judged = score.verdict, answers_correctly(row.prompt, reply.text, reply.finished)
-        return Entry(replace(reply, text="", tokens=()), judged)
+            return [Entry(reply) for reply in replies]
+        exchanges = [
+            Exchange(row.prompt, reply.text, reply.finished)
+            for row, reply in zip(batch, replies, strict=True)
+        ]
+        right = [answers_correctly(e.prompt, e.reply, e.finished) for e in exchanges]
+        return [
+            Entry(replace(reply, text="", tokens=()), (score.verdict, correct))
+            for reply, score, correct in zip(replies, scores(self.scorer, exchanges), right, strict=True)
+        ]
 
     def _budget(self, rows: Sequence[Row]) -> int:
         """The tokens of a batch: room for `batch_size` of the longest rows, what the ledger says, or what is found."""
@@ -286,15 +281,6 @@ def _require_score(judge: Judge) -> None:
             f"got a judge that makes {given!r} of an empty reply, expected a function of text and finished that gives "
             "a wb.Score"
         )
-
-
-def _source(judge: FunctionType) -> str:
-    """The text of the file that defines it, or of its cell; empty where nobody has it any more."""
-    file = Path(inspect.getsourcefile(judge) or "")
-    try:
-        return file.read_text(encoding="utf-8") if file.is_file() else inspect.getsource(judge)
-    except OSError:
-        return ""
 
 
 def _scored(

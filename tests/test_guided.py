@@ -1,0 +1,188 @@
+"""Guided decoding: candidates read as if written, weight 0 is greedy, batches do not matter, error texts."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from measuring import by_length, extraction, labelled_prompts, plan_for, relative_of
+from torch.nn.functional import logsigmoid
+
+import workbench as wb
+from workbench.chat import tokenize
+from workbench.decoding.guided import Guide
+from workbench.decoding.rewards import FIRST_TOKENS, Reward, fit_reward
+from workbench.evaluation import guidance
+from workbench.evaluation.answers import Arm, answer
+from workbench.evaluation.guidance import learn_guide
+from workbench.judges.verdicts import Score
+from workbench.models import space_of
+from workbench.provenance import Provenance
+
+N_NEW = 5
+
+
+def reward_of(model, seed=0, layer=2):
+    space = space_of(model)
+    weights = torch.randn(space.d_model, generator=torch.Generator().manual_seed(seed))
+    return Reward(weights, 0.5, layer, 0.9, space, Provenance("reward"))
+
+
+@pytest.fixture(scope="module")
+def plain(babblers):
+    return babblers["plain"]
+
+
+@pytest.fixture(scope="module")
+def guide(plain):
+    return Guide(relative_of(plain), reward_of(plain), weight=3.0, top_k=4)
+
+
+def by_hand(model, guide, ids, stop):
+    """The reply by the equation: every candidate behind the whole text, in passes of their own, without a cache."""
+    text = list(ids)
+    for _ in range(N_NEW):
+        with torch.no_grad():
+            values, candidates = model(torch.tensor([text])).logits[0, -1].topk(guide.top_k)
+            scores = []
+            for value, token in zip(values, candidates, strict=True):
+                states = guide.reader(torch.tensor([[*text, token]]), output_hidden_states=True).hidden_states
+                residual = states[guide.reward.layer + 1][
+                    0, -1
+                ]  # entering the next layer: the one that is read
+                odds = residual @ guide.reward.weights + guide.reward.bias
+                scores.append(value + guide.weight * logsigmoid(odds))
+        text.append(int(candidates[torch.stack(scores).argmax()]))
+        if text[-1] == stop:
+            break
+    return tuple(text[len(ids) :])
+
+
+def test_every_token_is_what_the_equation_says(plain, guide):
+    prompts = labelled_prompts()
+    found = wb.generate(plain, prompts, guide=guide, max_new_tokens=N_NEW)
+    ids = tokenize(plain.tokenizer, prompts)
+    expected = [by_hand(plain, guide, row, plain.tokenizer.eos_token_id) for row in ids]
+    assert [completion.tokens for completion in found] == expected
+    assert expected != [completion.tokens for completion in wb.generate(plain, prompts, max_new_tokens=N_NEW)]
+
+
+def test_neither_the_batch_nor_rows_that_end_matter(plain, guide):
+    greedy = wb.generate(plain, labelled_prompts(), guide=guide, max_new_tokens=N_NEW)
+    stops = sorted({completion.tokens[1] for completion in greedy})[:2]  # some rows end early, and leave
+    every = [
+        wb.generate(plain, labelled_prompts(), guide=guide, max_new_tokens=8, batch_size=size, stop_ids=stops)
+        for size in (1, 12, 200)
+    ]
+    tokens = [[completion.tokens for completion in found] for found in every]
+    assert tokens[0] == tokens[1] == tokens[2]
+    assert len({len(reply) for reply in tokens[0]}) > 1
+
+
+def test_no_weight_is_greedy(plain, guide):
+    found, greedy = (
+        wb.generate(plain, labelled_prompts(), guide=g, max_new_tokens=N_NEW)
+        for g in (replace(guide, weight=0.0), None)
+    )
+    assert [each.tokens for each in found] == [each.tokens for each in greedy]
+
+
+def test_all_backends_read_alike(babblers):
+    found = []
+    for model in babblers.values():
+        reward = replace(reward_of(babblers["plain"]), space=space_of(model))
+        guided = wb.generate(
+            model, labelled_prompts(), guide=Guide(model, reward, 3.0, 4), max_new_tokens=N_NEW
+        )
+        found.append([each.tokens for each in guided])
+    assert all(tokens == found[0] for tokens in found)
+
+
+def test_a_guided_arm_stands_beside_the_others_in_order(plain, guide):
+    arms = [Arm("none"), Arm("guided", guide=guide), Arm("again")]
+    frame = answer(plain, labelled_prompts(), arms, judge=by_length, max_new_tokens=N_NEW)
+    assert list(frame["arm"].unique()) == ["none", "guided", "again"]
+    said = {name: list(part["reply"]) for name, part in frame.groupby("arm")}
+    assert said["none"] == said["again"]
+    alone = wb.generate(plain, labelled_prompts(), guide=guide, max_new_tokens=N_NEW)
+    assert said["guided"] == [each.text for each in alone]
+
+
+# Rewards ------------------------------------------------------------------------------------------
+
+
+def test_a_reward_finds_what_tells_replies_apart(plain):
+    prompts = [prompt for prompt in extraction() for _ in range(2)]
+    replies = [[9, 10, 11], [20, 21]] * (len(prompts) // 2)
+    reward = fit_reward(plain, prompts, replies, [True, False] * (len(prompts) // 2))
+    assert reward.auroc > 0.95
+    assert reward.space == space_of(plain)
+    shuffled = fit_reward(plain, prompts, replies, [i % 4 in (0, 3) for i in range(len(prompts))])
+    assert shuffled.auroc < 0.7
+
+
+def test_every_first_token_counts_and_no_later_one(plain):
+    prompts = [*extraction()] * 2
+    short, long = ([[9] * n] * 8 + [[20] * n] * 8 for n in (FIRST_TOKENS, FIRST_TOKENS + 5))
+    good = [True] * 8 + [False] * 8
+    one, other = (fit_reward(plain, prompts, replies, good, layers=[1]) for replies in (short, long))
+    assert torch.equal(one.weights, other.weights)
+    assert one.layer == 1
+
+
+def says(text, finished):
+    return Score("refused" if len(text) % 2 else "complied", "")
+
+
+def test_a_guide_is_learned_from_both_models(plain, monkeypatch):
+    seen = {}
+
+    def fit(model, prompts, replies, good, *, batch_size):
+        seen.update(model=model, rows=list(zip(prompts, replies, good, strict=True)))
+        return reward_of(model)
+
+    monkeypatch.setattr(guidance, "fit_reward", fit)
+    aligned = relative_of(plain)
+    guide = learn_guide(plain, aligned, extraction(), judge=says, max_new_tokens=N_NEW)
+    assert guide.reader is seen["model"] is plain
+    own, safe = (
+        {c.prompt: c for c in wb.generate(m, extraction(), max_new_tokens=N_NEW)} for m in (plain, aligned)
+    )
+    refusals = {c.tokens for p, c in safe.items() if p.harmful and len(c.text) % 2}
+    for prompt, tokens, good in seen["rows"]:
+        if prompt.harmful:
+            assert tokens == (safe if good else own)[prompt].tokens
+        else:
+            assert tokens == own[prompt].tokens if good else tokens in refusals
+    kinds = {(prompt.harmful, good) for prompt, _, good in seen["rows"]}
+    assert kinds == {(True, True), (True, False), (False, True), (False, False)}
+
+
+def test_messages(plain, guide):
+    with pytest.raises(ValueError, match=r"got weight=-1.0, top_k=4: expected a weight of 0 or more"):
+        replace(guide, weight=-1.0)
+    with pytest.raises(ValueError, match="got weight=3.0, top_k=1: .* 2 candidates or more"):
+        replace(guide, top_k=1)
+    with pytest.raises(wb.SpaceMismatch, match="the reward of a guide: made with d_model"):
+        replace(guide, reward=replace(guide.reward, space=replace(guide.reward.space, d_model=7)))
+    with pytest.raises(ValueError, match="got a guide and a plan: guided decoding is a baseline of its own"):
+        wb.generate(plain, extraction(), plan_for(plain), guide=guide)
+    with pytest.raises(ValueError, match="got 1 prompts, 2 replies and 1 verdicts: expected one of each"):
+        fit_reward(plain, [wb.Prompt.user("a")], [[1], [2]], [True])
+    with pytest.raises(ValueError, match="got 2 good replies only: expected some of both kinds"):
+        fit_reward(plain, [wb.Prompt.user("a")] * 2, [[1], [2]], [True, True])
+    with pytest.raises(ValueError, match="reply 1 has no token: expected one or more"):
+        fit_reward(plain, [wb.Prompt.user("a")] * 2, [[1], []], [True, False])
+    with pytest.raises(ValueError, match="the aligned model refused none of the 4 harmful prompts of h"):
+        learn_guide(plain, plain, extraction(), judge=lambda t, f: Score("complied", ""), max_new_tokens=3)
+    with pytest.raises(ValueError, match="the target answered none of the 4 harmful prompts of h"):
+        learn_guide(plain, plain, extraction(), judge=lambda t, f: Score("refused", ""), max_new_tokens=3)
+
+
+def test_other_words_are_refused(plain, guide, monkeypatch):
+    own = space_of(plain)
+    monkeypatch.setattr(
+        "workbench.decoding.guided.space_of",
+        lambda model: replace(own, tokenizer_hash="other") if model is plain else own,
+    )
+    with pytest.raises(ValueError, match="whose tokens or chat template are not those of"):
+        wb.generate(plain, extraction(), guide=guide)
