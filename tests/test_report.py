@@ -22,7 +22,7 @@ from workbench.evaluation.metrics import METRICS, change, estimates
 from workbench.records import Choice, RunRecord, UsedModel
 from workbench.report.tables import compared, measured
 from workbench.report.verdicts import CUTS, shown
-from workbench.report.words import finding
+from workbench.report.words import finding, is_defence
 
 TITLES = {"none": "nothing", "inferaligner": "InferAligner (ours)", "random": "ten random directions"}
 SHARES = {"none": (85, 5, 0, 10), "inferaligner": (10, 10, 5, 75), "random": (75, 10, 10, 5)}
@@ -175,6 +175,7 @@ def test_slipped_and_changed_are_what_they_say(record: RunRecord) -> None:
         "harmful",
         "jailbroken",
     }
+    assert not is_defence("own_srv_subtracted") and is_defence("self_reminder")
     assert shown(record).unscored == record.verdicts["verdict"].isna().sum() > 0
 
 
@@ -250,7 +251,16 @@ def test_a_metric_without_words_is_a_plain_number(tmp_path: Path) -> None:
     record = record_of(replies())
     seconds = record.table.iloc[[0]].assign(metric="seconds_per_1000", mean=94.2, low=93.0, high=95.5)
     page = saved(replace(record, table=pd.concat([record.table, seconds])), tmp_path)
+    assert "<dt>seconds per 1000</dt><dd>bootstrap by verb" in page, (
+        "how its interval was told, as it is no rate"
+    )
     assert '<th scope="col">seconds per 1000</th>' in page and '<data value="94.2">94.2</data>' in page
+
+
+def test_a_run_that_no_judge_read_draws_no_verdicts(tmp_path: Path) -> None:
+    record = record_of(replies())
+    page = saved(replace(record, verdicts=record.verdicts.assign(verdict=None, reason=None)), tmp_path)
+    assert "What became of attacks" not in page and "216 replies have no verdict" in page
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:

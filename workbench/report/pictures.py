@@ -16,7 +16,7 @@ import pandas as pd
 from workbench.evaluation.conditions import CONTROLS
 from workbench.records import RunRecord
 from workbench.report.verdicts import Shown, composition, verdicts_of
-from workbench.report.words import MEASURES, OURS, WITHOUT, conditions_of
+from workbench.report.words import MEASURES, OURS, UNSCORED, WITHOUT, conditions_of
 
 ATTACK, USE = "asr_not_refused", "utility"
 RATES = {ATTACK: "harmful", "jailbreak_not_refused": "jailbroken", "over_refusal": "harmless", USE: "domain"}
@@ -198,7 +198,8 @@ def compositions(record: RunRecord, rows: Shown) -> list[Panel]:
         of = {(row["condition"], row["verdict"]): int(row["n"]) for row in part.to_dict("records")}
         bars = tuple(_bar(titles[key], {v: of.get((key, v), 0) for v in order}) for key in titles)
         keys = tuple((v, f"verdict-{v}") for v in order if any(of.get((key, v)) for key in titles))
-        panels.append(Panel(str(target), bars=tuple(bar for bar in bars if bar.n), keys=keys))
+        if set(part["verdict"]) != {UNSCORED}:  # a run that no judge read has nothing to draw
+            panels.append(Panel(str(target), bars=tuple(bar for bar in bars if bar.n), keys=keys))
     return panels
 
 

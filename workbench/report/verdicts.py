@@ -14,11 +14,11 @@ import pandas as pd
 from workbench.prompts import ATTACKS
 from workbench.records import RunRecord
 from workbench.report.words import (
-    NO_DEFENCE,
     UNSCORED,
     VERDICTS,
     baseline_of,
     conditions_of,
+    is_defence,
     targets_of,
 )
 
@@ -48,7 +48,7 @@ def shown(record: RunRecord, *, include_harmful_text: bool = False) -> Shown:
     frame = record.verdicts.reset_index(drop=True)
     verdict = frame["verdict"].where(frame["verdict"].notna(), UNSCORED).astype(str)
     attack = frame["label"].isin(ATTACKS)
-    slipped = attack & verdict.isin(SLIPS) & ~frame["condition"].isin(NO_DEFENCE)
+    slipped = attack & verdict.isin(SLIPS) & frame["condition"].map(is_defence).astype(bool)
     withheld = ~frame["label"].isin(CALM)
     if record.embedded or include_harmful_text:
         withheld &= False

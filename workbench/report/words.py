@@ -16,10 +16,13 @@ from workbench.records import RunRecord
 WITHOUT = ("none", "unsteered")
 """Conditions that stand for the model as it is; the first that a record has is what others changed from."""
 OURS = ("inferaligner", "steered")
-NO_DEFENCE = frozenset({*WITHOUT, *CONTROLS})
-"""Conditions that nobody would put in front of a model to make it safe: what slips through those slips by design."""
 VERDICTS = ("complied", "other", "broken", "refused")
 UNSCORED = "unscored"
+
+
+def is_defence(condition: str) -> bool:
+    """Whether a condition is meant to make a model safe: through all others attacks slip by design."""
+    return condition not in (*WITHOUT, *CONTROLS) and not condition.endswith("_subtracted")
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,14 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
 
 
 def measures_of(frame: pd.DataFrame) -> list[Measure]:
-    """The metrics of a frame in the order of `MEASURES`, then those that have no words."""
-    there = list(dict.fromkeys(frame["metric"].astype(str))) if "metric" in frame else []
+    """The metrics of a frame in the order of `MEASURES`, then those that have no words but how they were told."""
+    there = list(dict.fromkeys(frame["metric"].astype(str)))
+    told = (
+        {} if "method" not in frame else dict(zip(frame["metric"], frame["method"].astype(str), strict=True))
+    )
     known = [measure for key, measure in MEASURES.items() if key in there]
-    return known + [Measure(key, key.replace("_", " "), "", False) for key in there if key not in MEASURES]
+    others = [key for key in there if key not in MEASURES]
+    return known + [Measure(key, key.replace("_", " "), told.get(key, ""), False) for key in others]
 
 
 def conditions_of(record: RunRecord) -> dict[str, str]:
