@@ -93,6 +93,7 @@ def test_every_import_is_a_declared_dependency() -> None:
             *extras["cluster"],
             *extras["data"],
             *extras["eval"],
+            *extras["train"],
         ]
     }
     owners = packages_distributions()

@@ -22,6 +22,7 @@ from workbench.cli.data import data
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.preferences import train_dpo
 from workbench.cli.prompt import show_prompt
+from workbench.cli.report import report
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
@@ -91,6 +92,7 @@ app.command()(judge_agreement)
 app.command()(utility)
 app.command()(harness)
 app.command()(train_dpo)
+app.command()(report)
 
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)
