@@ -21,6 +21,7 @@ from workbench.cli.convert import convert
 from workbench.cli.data import data
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
+from workbench.cli.reproduce import reproduce
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
@@ -79,6 +80,7 @@ app = typer.Typer(
 )
 app.add_typer(organisms, name="organisms")
 app.add_typer(data, name="data")
+app.add_typer(reproduce, name="reproduce")
 app.command()(show_prompt)
 app.command()(sweep)
 app.command()(tune)
