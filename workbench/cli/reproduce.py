@@ -2,10 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from workbench.reproduction.config import Kind
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's results, on models and prompts of yours.")
 
@@ -31,7 +34,7 @@ def table1(config: File = None, example: Example = False, out: Out = None) -> No
     _run("table1", config, example, out)
 
 
-def _run(kind: str, config: Path | None, example: bool, out: Path | None) -> None:
+def _run(kind: "Kind", config: Path | None, example: bool, out: Path | None) -> None:
     from workbench.cli.sweep import resumable, typed_command
     from workbench.records import save_record
     from workbench.reproduction import prepare_run, read_experiment
@@ -56,4 +59,6 @@ def _run(kind: str, config: Path | None, example: bool, out: Path | None) -> Non
         )  # fmt: skip
         save_record(record, folder)
     show(record, console)
-    console.print(f"Record and ledger are in {folder}/. Next: workbench report {folder}", markup=False, highlight=False)
+    console.print(
+        f"Record and ledger are in {folder}/. Next: workbench report {folder}", markup=False, highlight=False
+    )

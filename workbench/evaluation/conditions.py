@@ -10,7 +10,7 @@ The trap: a defence in words that a model never met is no defence, and no fair b
 instructions about conduct; these prompts are phrased as those are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -70,6 +70,13 @@ def goal_priority(prompt: Prompt) -> Prompt:
     )
 
 
+DEFENCES: Mapping[str, Callable[[Prompt], Prompt]] = {
+    "self_reminder": self_reminder,
+    "goal_priority": goal_priority,
+}
+"""The conditions that reword the prompt and steer nothing."""
+
+
 def matched(control: SteeringVectors, like: SteeringVectors) -> SteeringVectors:
     """The directions of `control` with the lengths of `like`: at equal α, shifts of equal length on every scale."""
     like.space.require(control.space, "vectors beside the plan's own")
@@ -122,8 +129,7 @@ def conditions(
         **{name: Arm(name, tuple(controls[name]), dealt=deal_random) for name in CONTROLS},
         "ungated": Arm("ungated", (ours.with_gate(AlwaysOpen()),)),
         "preset_refusal": Arm("preset_refusal", (replace(ours, refusal=PRESET_REFUSAL),)),
-        "self_reminder": Arm("self_reminder", rewrite=self_reminder),
-        "goal_priority": Arm("goal_priority", rewrite=goal_priority),
+        **{name: Arm(name, rewrite=rewrite) for name, rewrite in DEFENCES.items()},
     }
     on_target = [Condition(name, arms[name]) for name in TITLES if name in arms]
     return on_target + [Condition(who, Arm(who), who) for who in companions]

@@ -1,4 +1,4 @@
-"""The paper's results, on models and prompts of yours, in one command: chosen, measured, recorded, told beside its own."""
+"""The paper's results on models and prompts of yours, in one command: chosen, measured, recorded, shown."""
 
 from workbench.reproduction.config import Experiment, read_experiment
 from workbench.reproduction.running import prepare_run, reproduce

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from workbench.chat import tokenize
-from workbench.evaluation.conditions import Condition
+from workbench.evaluation.conditions import DEFENCES
 from workbench.loading import Model, load_model
 from workbench.loading.sources import Checkpoint
 from workbench.loading.tokenizer import load_tokenizer
@@ -63,47 +63,50 @@ def config_of(name: str) -> PretrainedConfig:
 
 
 class Room:
-    """How long a prompt may be: that it leaves room for a reply in the context of every model that is asked it."""
+    """How long a prompt may be: as every condition words it, every model needs room for it and for a reply."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.reserve = experiment.max_new_tokens
-        names = {name for target in experiment.targets for name in models_of(experiment, target).values()}
-        self._readers: list[tuple[str, PreTrainedTokenizerBase, int]] = [
-            (
-                name,
-                load_tokenizer(name, template=experiment.template),
-                int(config_of(name).max_position_embeddings),
-            )
-            for name in sorted(names)
+        self._reserve = experiment.max_new_tokens
+        wanted = experiment.conditions
+        self._wordings = [
+            lambda prompt: prompt,
+            *(rewrite for name, rewrite in DEFENCES.items() if wanted is None or name in wanted),
         ]
+        names = {name for target in experiment.targets for name in models_of(experiment, target).values()}
+        self._readers: list[tuple[str, PreTrainedTokenizerBase, int]] = []
+        for name in sorted(names):
+            tokenizer = load_tokenizer(name, template=experiment.template)
+            self._readers.append((name, tokenizer, int(config_of(name).max_position_embeddings)))
 
-    def holds(self, prompt: Prompt) -> bool:
-        """Whether every model has room for it."""
-        return all(
-            len(tokenize(tokenizer, [prompt])[0]) + self.reserve <= context
-            for _, tokenizer, context in self._readers
-        )
-
-    def require(self, prompts: PromptSet, conditions: list[Condition]) -> None:
-        """Refuse prompts that some model has no room for, as any of the conditions words them."""
-        rewrites = [c.arm.rewrite for c in conditions if c.arm.rewrite is not None]
-        worded = [*prompts, *(rewrite(prompt) for rewrite in rewrites for prompt in prompts)]
-        for _, tokenizer, context in self._readers:
-            tokenize(tokenizer, worded, context_length=context, reserve=self.reserve)
+    def require(self, prompts: PromptSet) -> None:
+        """Refuse a prompt that some model has no room for."""
+        worded = [wording(prompt) for wording in self._wordings for prompt in prompts]
+        for name, tokenizer, context in self._readers:
+            try:
+                tokenize(tokenizer, worded, context_length=context, reserve=self._reserve)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
 
     def fitting(self, templates: PromptSet, around: PromptSet) -> tuple[PromptSet, int]:
-        """The templates that every model has room for around the longest of these prompts; how many are left out."""
-        _, tokenizer, _ = self._readers[0]
+        """The templates that every model has room for around each of these prompts; how many are left out."""
+        tokenizer = self._readers[0][1]
         longest = max(around, key=lambda prompt: len(tokenizer(prompt.text)["input_ids"]))
-        kept = tuple(t for t in templates if self.holds(wrap([longest], [t])[0]))
+        kept = tuple(template for template in templates if self._holds(wrap([longest], [template])[0]))
         if not kept:
             name, _, context = min(self._readers, key=lambda reader: reader[2])
             raise ValueError(
-                f"no template of {templates.name!r} fits into the context of {name}, {context} tokens of which "
-                f"{self.reserve} are kept for the reply: take shorter ones, lower max_new_tokens, or leave templates "
+                f"no template of {templates.name!r} fits into the context of {name}: {context} tokens, of which "
+                f"{self._reserve} are kept for the reply; take shorter ones, lower max_new_tokens, or leave templates "
                 "out"
             )
         return PromptSet(templates.name, kept), len(templates) - len(kept)
+
+    def _holds(self, prompt: Prompt) -> bool:
+        worded = [wording(prompt) for wording in self._wordings]
+        return all(
+            max(map(len, tokenize(tokenizer, worded))) + self._reserve <= context
+            for _, tokenizer, context in self._readers
+        )
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from workbench.records import Choice
 from workbench.reproduction.config import Experiment, Target
 from workbench.reproduction.material import Material
 from workbench.reproduction.paper import SOURCE
-from workbench.sweep.choosing import FALSE_POSITIVE_RATE, MAX_BROKEN, MAX_PLACEBO_EFFECT, MAX_REFUSAL_RISE
+from workbench.sweep.choosing import FALSE_POSITIVE_RATE
 from workbench.sweep.choosing import Choices as Made
+from workbench.sweep.results import MAX_BROKEN, MAX_PLACEBO_EFFECT, MAX_REFUSAL_RISE
 from workbench.vectors import cosine_sentence
 
 
@@ -35,6 +36,17 @@ def of_the_protocol(experiment: Experiment, material: Material) -> list[Choice]:
             True,
         ),
     ]
+    found.append(
+        Choice(
+            "the rule for settings",
+            "the mildest setting of those that refuse most attacks",
+            "declared",
+            f"every point beyond {100 * MAX_BROKEN:g} % broken, {100 * MAX_REFUSAL_RISE:g} points more refusals of "
+            f"calm prompts, and {100 * MAX_PLACEBO_EFFECT:g} % of attacks that random directions of equal length "
+            "refuse or break, costs several; the paper tells no rule",
+            True,
+        )
+    )
     if material.folds:
         found += [
             Choice(
@@ -88,11 +100,7 @@ def of_a_target(experiment: Experiment, target: Target, made: Made) -> list[Choi
     shared = made.gate.shared_layer
     bias = float("nan") if shared is None else float(made.gate.bias[shared])
     searched = f"{where}, {made.strength.frame['prompt'].nunique()} prompts"
-    rule = (
-        f"the mildest of those that refuse most attacks; beyond {100 * MAX_BROKEN:g} % broken, "
-        f"{100 * MAX_REFUSAL_RISE:g} points more refusals of calm prompts, and {100 * MAX_PLACEBO_EFFECT:g} % of "
-        "attacks that random directions refuse or break, every point costs"
-    )
+    rule = "by the rule for settings"
     found = [
         Choice(
             f"{name}: layers that read intent", listed(made.layers), where,
@@ -100,7 +108,7 @@ def of_a_target(experiment: Experiment, target: Target, made: Made) -> list[Choi
         ),
         Choice(
             f"{name}: steered layers, ours", listed(ours.layers), searched,
-            f"the best of {len(made.places.spec.layers)} sets of these layers: {rule}; paper-exact steers all of them",
+            f"{rule}, of {len(made.places.spec.layers)} sets of these layers; paper-exact steers all of them",
             True,
         ),
         Choice(
@@ -117,7 +125,7 @@ def of_a_target(experiment: Experiment, target: Target, made: Made) -> list[Choi
             f"{name}: strength, paper-exact", f"α = {paper.alpha:g} raw, at all positions",
             "the file" if target.paper_alpha is not None else made.raw.provenance.prompts,
             f"{SOURCE} has 4.0 for LLaMA2 and Qwen, 8.0 for InternLM"
-            + ("" if target.paper_alpha is not None else f", and none for this model: {rule}"),
+            + ("" if target.paper_alpha is not None else f", and none for this model: chosen {rule}"),
             target.paper_alpha is None,
         ),
         Choice(

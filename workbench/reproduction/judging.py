@@ -41,7 +41,7 @@ def _small_world() -> Chosen:
 def _phrases() -> Chosen:
     measured = pd.read_csv(shipped_path("refusals", "measured.csv"))
     ours = measured[measured["judge"] == "judge_refusal"]
-    shares = [f"{100 * row.agreed / row.n:.1f} %" for row in ours.itertuples()]
+    shares = [f"{100 * share:.1f} %" for share in (ours["agreed"] / ours["n"]).tolist()]
     said = (
         f"refusal by phrases, which agrees with people on {', '.join(shares)} of {ours['n'].max()} replies each of "
         "three models to XSTest; it tells who refuses, not who helps, so complied and not refused are one here; the "

@@ -8,7 +8,7 @@ The trap: the test prompts are asked once, when all is chosen. Nothing that they
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import cast
 
 import pandas as pd
 
-from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, Who, conditions, control_plans
+from workbench.evaluation.conditions import TITLES, Condition, Who, conditions, control_plans
 from workbench.evaluation.metrics import METRICS, change, estimates
+from workbench.evaluation.protocol import listed
 from workbench.loading import Model
 from workbench.models import model_hash
 from workbench.prompts import PromptSet
@@ -43,6 +44,8 @@ TITLES_OF_KINDS: Mapping[str, str] = {
     "ablation": "Whose vectors, added and subtracted",
     "cost": "What steering costs",
 }
+AGAINST = ("none", "inferaligner")
+"""What every condition is compared with on the same prompts."""
 LIBRARIES = ("inferaligner-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
 
 Say = Callable[[str], None]
@@ -83,9 +86,11 @@ def prepare_run(experiment: Experiment) -> Prepared:
     pairs, templates, room = load_pairs(prompts, seed), find_templates(prompts), Room(experiment)
     dealt = None
     if templates is not None:
-        kept, left_out = room.fitting(templates, pairs.train.labelled("harmful"))
+        kept, left_out = room.fitting(templates, (pairs.train + pairs.test).labelled("harmful"))
         dealt = deal_templates(kept, prompts.n_templates, seed=seed, left_out=left_out)
     material = {name: prepare(prompts, pairs, dealt, task, seed=seed) for name, task in tasks.items()}
+    for each in material.values():
+        room.require(each.everything)
     return Prepared(experiment, judge, tasks, material)
 
 
@@ -226,8 +231,6 @@ def _note_model(found: _Found, target: Target, role: str, name: str, model: Mode
 
 
 def _chosen(made: Made) -> str:
-    from workbench.evaluation.protocol import listed
-
     return (
         f"Steered are layers {listed(made.ours.layers)} at α = {made.ours.alpha:g} of ‖v'‖; the gate reads layer "
         f"{made.gate.shared_layer}; paper-exact: layers {listed(made.paper.layers)} at α = {made.paper.alpha:g} raw."
@@ -254,8 +257,9 @@ def _notes(run: Prepared) -> Iterator[str]:
     pairs = next(iter(run.material.values())).pairs
     if summary := getattr(pairs, "summary", ""):
         yield summary
-    if experiment.prompts.sample is not None:
-        yield f"A sample of the test prompts, at most {experiment.prompts.sample}: the intervals are as wide as that makes them."
+    if (sample := experiment.prompts.sample) is not None:
+        counts = ", ".join(f"{n} {label}" for label, n in sample.items())
+        yield f"Measured on a sample, at most {counts} test prompts: the intervals are as wide as that makes them."
 
 
 def _table(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
@@ -282,24 +286,16 @@ def _table(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 
 def _comparisons(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Every condition against the model as it is and against ours, paired by prompt."""
-    rows = []
-    for target, of_target in verdicts.groupby("target", sort=False):
-        arms = dict(iter(of_target.groupby("condition", sort=False)))
-        for against in ("none", "inferaligner"):
-            for condition in arms:
-                if against not in arms or condition in ("none", against):
-                    continue
-                for metric in METRICS:
-                    if (moved := change(arms[condition], arms[against], metric)) is not None:
-                        rows.append(
-                            {
-                                "target": target,
-                                "condition": condition,
-                                "against": against,
-                                "metric": metric,
-                                **vars(moved),
-                            }
-                        )
+    rows = [
+        {"target": target, "condition": condition, "against": against, "metric": metric, **vars(moved)}
+        for target, of_target in verdicts.groupby("target", sort=False)
+        for arms in [dict(iter(of_target.groupby("condition", sort=False)))]
+        for against in AGAINST
+        for condition in arms
+        for metric in METRICS
+        if against in arms and condition not in ("none", against)
+        if (moved := change(arms[condition], arms[against], metric)) is not None
+    ]
     return pd.DataFrame(rows)
 
 
