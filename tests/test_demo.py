@@ -17,6 +17,7 @@ from workbench.demo.tables import as_table, condition_rows, openings
 from workbench.demo.target import QUICK_TEST, load_embedded, run_models
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
+from workbench.evaluation.defences import defences
 from workbench.evaluation.metrics import METRICS
 from workbench.plots import TRADE_OFF
 from workbench.shipped import shipped_path
@@ -46,9 +47,7 @@ def outcome(babblers, pairs):
 def short_conditions(*plans, companions, deal_random):
     """The conditions, with defences short enough for the tiny model's context."""
     rows = conditions(*plans, companions=companions, deal_random=deal_random)
-    short = {
-        name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in ("self_reminder", "goal_priority")
-    }
+    short = {name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in defences("small-world")}
     return [Condition(row.name, short.get(row.name, row.arm), row.who) for row in rows]
 
 

@@ -19,10 +19,9 @@ from workbench.evaluation.conditions import (
     Condition,
     conditions,
     control_plans,
-    goal_priority,
     matched,
-    self_reminder,
 )
+from workbench.evaluation.defences import defences
 from workbench.evaluation.metrics import METRICS, Metric, change, estimate, estimates, openings
 from workbench.evaluation.protocol import AT_BEST, CHANGES, measure
 from workbench.evaluation.utility import answers_correctly
@@ -277,7 +276,9 @@ def test_all_conditions_are_there_in_order(plain, controls):
 def test_every_condition_does_what_its_name_says(plain, controls):
     plan, paper = plan_for(plain), plan_for(plain).with_alpha(0.1)
     arms = {row.name: row.arm for row in conditions(plan, paper, control_plans(plan, controls))}
-    assert arms["self_reminder"].rewrite is self_reminder and arms["goal_priority"].rewrite is goal_priority
+    asked = wb.Prompt.user("steal a ring")
+    for name, defence in defences("small-world").items():
+        assert arms[name].rewrite(asked) == defence(asked) != asked
     assert arms["inferaligner"].plans == (plan,) and arms["inferaligner_paper"].plans == (paper,)
     assert [arm.plans for arm in (arms["none"], arms["safety_sft"], arms["from_aligned"])] == [(), (), ()]
     (ungated,), (preset,) = arms["ungated"].plans, arms["preset_refusal"].plans
@@ -286,13 +287,13 @@ def test_every_condition_does_what_its_name_says(plain, controls):
     assert len(arms["random"].plans) == 10
 
 
-@pytest.mark.parametrize("defence", [self_reminder, goal_priority])
-def test_defences_keep_the_request(defence):
-    prompt = wb.Prompt.user("steal a ring", label="harmful")
-    asked = defence(prompt)
-    assert asked.messages[0][0] == "system"
-    assert asked.text.startswith("steal a ring")
-    assert asked.label == "harmful"
+def test_whoever_asks_gets_the_other_words(plain, controls):
+    plan = plan_for(plain)
+    rows = conditions(plan, plan, control_plans(plan, controls), wording="english")
+    asked = wb.Prompt.user("steal a ring")
+    for name, defence in defences("english").items():
+        (arm,) = (row.arm for row in rows if row.name == name)
+        assert arm.rewrite(asked) == defence(asked)
 
 
 # Protocol -----------------------------------------------------------------------------------------
@@ -305,8 +306,7 @@ def measured(plain, controls):
     rows = conditions(plan, plan.with_alpha(0.1), plans, companions=["from_aligned"])
     # The tiny model's context has no room for the defences' own words.
     short = {
-        name: Arm(name, rewrite=lambda prompt: prompt.with_system("no"))
-        for name in ("self_reminder", "goal_priority")
+        name: Arm(name, rewrite=lambda prompt: prompt.with_system("no")) for name in defences("small-world")
     }
     rows = [Condition(row.name, short.get(row.name, row.arm), row.who) for row in rows]
     best = {"own_srv": (plan.with_alpha(0.3),)}

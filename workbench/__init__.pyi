@@ -10,6 +10,8 @@ from workbench.conversion import convert_checkpoint as convert_checkpoint
 from workbench.decoding.replies import Reply as Reply
 from workbench.decoding.rows import Row as Row
 from workbench.evaluation.answers import Arm as Arm
+from workbench.evaluation.comparing import compare as compare
+from workbench.evaluation.comparing import shortfalls as shortfalls
 from workbench.evaluation.report import Report as Report
 from workbench.evaluation.report import evaluate as evaluate
 from workbench.export import save_figure as save_figure
@@ -75,7 +77,9 @@ from workbench.published import load_templates as load_templates
 from workbench.published import near_duplicates as near_duplicates
 from workbench.published import paper_split as paper_split
 from workbench.published import wrap as wrap
+from workbench.records import Choice as Choice
 from workbench.records import RunRecord as RunRecord
+from workbench.records import UsedModel as UsedModel
 from workbench.records import load_record as load_record
 from workbench.records import save_record as save_record
 from workbench.shifts import Shift as Shift

@@ -12,10 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from workbench.prompts import ATTACKS
-from workbench.stats import Estimate, cluster_bootstrap, cluster_frame, paired_difference
+from workbench.stats import (
+    Estimate,
+    cluster_bootstrap,
+    cluster_frame,
+    mean_over_seeds,
+    paired_difference,
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,33 @@ def estimate(frame: pd.DataFrame, metric: str | Metric, *, n_boot: int = 2000) -
 
 def change(frame: pd.DataFrame, against: pd.DataFrame, metric: str | Metric) -> Estimate | None:
     """The metric of `frame` minus that of `against`, paired by prompt; None where there is no prompt it counts."""
+    values, before, clusters = paired_values(frame, against, metric)
+    return paired_difference(values, before, clusters) if len(values) else None
+
+
+def paired_values(
+    frame: pd.DataFrame, against: pd.DataFrame, metric: str | Metric
+) -> tuple[NDArray[np.float64], NDArray[np.float64], pd.DataFrame]:
+    """The metric of two arms, a value per prompt, and the prompts' clusters; refused where they answered other ones."""
     values, clusters = _by_prompt(frame, metric)
     before, _ = _by_prompt(against, metric)
-    if values.empty:
-        return None
     if not values.index.equals(before.index):
         raise ValueError(
             f"{metric}: the two arms answered different prompts: expected the same ones, in pairs"
         )
-    return paired_difference(values.to_numpy(), before.to_numpy(), clusters)
+    return values.to_numpy(float), before.to_numpy(float), clusters
+
+
+def over_seeds(runs: Sequence[pd.DataFrame], metric: str | Metric) -> Estimate | None:
+    """The metric of one arm over several runs, a frame per seed: the spread of seeds and of prompts in its interval.
+
+    None where no prompt counts. With one run its `method` says that seeds were not varied.
+    """
+    if not runs:
+        raise ValueError("got no runs, expected one judged frame per seed")
+    first, clusters = _by_prompt(runs[0], metric)
+    rest = [paired_values(run, runs[0], metric)[0] for run in runs[1:]]
+    return None if first.empty else mean_over_seeds(np.stack([first.to_numpy(float), *rest]), clusters)
 
 
 def estimates(

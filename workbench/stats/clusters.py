@@ -71,7 +71,7 @@ def widest(values: Floats, columns: pd.DataFrame, n_boot: int, seed: int) -> Int
     mean = float(values.mean())
     best: Interval | None = None
     for name in columns.columns:
-        codes = _codes(columns[name])
+        codes = cluster_codes(columns[name])
         k = int(codes.max()) + 1
         if k < 2:  # one cluster cannot be resampled: a column that is constant says nothing about spread
             continue
@@ -97,7 +97,7 @@ def two_sided(
     """
     low, high, k, column = mean, mean, 0, ""
     for name in columns.columns:
-        sides = [_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
+        sides = [cluster_codes(columns.loc[mask, name]) for mask in (truth, ~truth)]
         counts = [int(side.max()) + 1 for side in sides]
         if min(counts) < 2:
             continue
@@ -117,7 +117,7 @@ def _draws(k: int, n_boot: int, seed: int) -> Floats:
     return drawn
 
 
-def _codes(column: "pd.Series[Any]") -> NDArray[np.int64]:
+def cluster_codes(column: "pd.Series[Any]") -> NDArray[np.int64]:
     """Cluster numbers from 0; a missing label makes a cluster of its own."""
     codes, labels = pd.factorize(column)
     missing = codes < 0
