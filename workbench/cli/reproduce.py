@@ -34,6 +34,30 @@ def table1(config: File = None, example: Example = False, out: Out = None) -> No
     _run("table1", config, example, out)
 
 
+@reproduce.command()
+def scale(config: File = None, example: Example = False, out: Out = None) -> None:
+    """Other sizes of models, each with an aligned model of its own: attacks, jailbreaks, accuracy before and after."""
+    _run("scale", config, example, out)
+
+
+@reproduce.command()
+def adaptability(config: File = None, example: Example = False, out: Out = None) -> None:
+    """Other families of models, each steered by its own chat model: attacks, jailbreaks, accuracy before and after."""
+    _run("adaptability", config, example, out)
+
+
+@reproduce.command()
+def ablation(config: File = None, example: Example = False, out: Out = None) -> None:
+    """Whose vectors: the target's own and the aligned model's, added, and on embedded models subtracted."""
+    _run("ablation", config, example, out)
+
+
+@reproduce.command()
+def cost(config: File = None, example: Example = False, out: Out = None) -> None:
+    """Seconds per 1,000 generated tokens under every condition, which take turns in one run."""
+    _run("cost", config, example, out)
+
+
 def _run(kind: "Kind", config: Path | None, example: bool, out: Path | None) -> None:
     from workbench.cli.sweep import resumable, typed_command
     from workbench.records import save_record

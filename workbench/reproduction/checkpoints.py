@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from workbench.chat import tokenize
-from workbench.evaluation.conditions import DEFENCES
+from workbench.evaluation.defences import defences
 from workbench.loading import Model, load_model
 from workbench.loading.sources import Checkpoint
 from workbench.loading.tokenizer import load_tokenizer
@@ -29,6 +29,11 @@ def models_of(experiment: Experiment, target: Target) -> dict[str, str]:
 def is_embedded(name: str) -> bool:
     """Whether a model ships with the workbench, so that its replies harm nobody."""
     return Checkpoint.named(name).is_embedded
+
+
+def wording_of(experiment: Experiment, target: Target) -> str:
+    """In whose words the prompt defences speak to a target: those that the embedded models know, or English."""
+    return experiment.wording or ("small-world" if is_embedded(target.model) else "english")
 
 
 def require_fitting(experiment: Experiment) -> None:
@@ -70,7 +75,12 @@ class Room:
         wanted = experiment.conditions
         self._wordings = [
             lambda prompt: prompt,
-            *(rewrite for name, rewrite in DEFENCES.items() if wanted is None or name in wanted),
+            *(
+                rewrite
+                for words in {wording_of(experiment, target) for target in experiment.targets}
+                for name, rewrite in defences(words).items()
+                if wanted is None or name in wanted
+            ),
         ]
         names = {name for target in experiment.targets for name in models_of(experiment, target).values()}
         self._readers: list[tuple[str, PreTrainedTokenizerBase, int]] = []

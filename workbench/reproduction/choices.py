@@ -5,6 +5,7 @@ The trap: what a paper leaves open is easily filled in silence. Here it is fille
 
 from workbench.evaluation.protocol import listed
 from workbench.records import Choice
+from workbench.reproduction.checkpoints import wording_of
 from workbench.reproduction.config import Experiment, Target
 from workbench.reproduction.material import Material
 from workbench.reproduction.paper import SOURCE
@@ -30,9 +31,11 @@ def of_the_protocol(experiment: Experiment, material: Material) -> list[Choice]:
         ),
         Choice(
             "the words of the defences",
-            "our own, after Self-Reminder and Goal Priority",
+            "our own, after Self-Reminder, Goal Priority and in-context defence: "
+            + ", ".join(sorted({wording_of(experiment, target) for target in experiment.targets})),
             "declared",
-            "the paper names the methods, the embedded models read such instructions in training",
+            "the paper names the first two, and not their words; the embedded models have read instructions phrased "
+            "as theirs",
             True,
         ),
     ]

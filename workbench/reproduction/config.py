@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from workbench.evaluation.conditions import TITLES, Who
-from workbench.reproduction.paper import PAPER
+from workbench.evaluation.defences import WORDINGS
+from workbench.reproduction.paper import PAPER, SECONDS_PER_1000
 
 Kind: TypeAlias = Literal["table1", "scale", "adaptability", "ablation", "cost"]
+SSV_SUBTRACTED = "ssv_subtracted"
+"""The condition that the ablation has beside those of the table."""
 COMPANIONS: tuple[str, ...] = get_args(Who)[1:]
 """Other checkpoints of a target, each a condition of that name."""
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,11 +71,13 @@ class Experiment:
     conditions: tuple[str, ...] | None = None
     max_new_tokens: int = 256
     min_auroc: float = 0.95
+    rounds: int = 5
     seed: int = 0
     batch_size: int | None = None
     dtype: str = "float32"
     device_map: str | None = None
     template: str | None = None
+    wording: str | None = None
     text: str = field(default="", repr=False)
 
     def aligned_of(self, target: Target) -> str:
@@ -174,21 +179,26 @@ def _sizes(value: Any) -> bool:
 _NAME = (_text, "a name in quotes")
 _SIZES = (_sizes, "numbers by label, { harmful = 40 }")
 _POSITIVE = (_at_least(1), "a whole number, 1 or more")
+_CONDITIONS = (*TITLES, SSV_SUBTRACTED)
+_PAPERS = (*PAPER, *SECONDS_PER_1000)
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("model", "aligned", "utility", "pairs", "harmful", "harmless", "root"), _NAME),
     **dict.fromkeys(("templates", "judge", "device_map", "template"), _NAME),
     **dict.fromkeys(("sample", "search"), _SIZES),
-    **dict.fromkeys(("n_train", "n_templates", "n_jailbroken", "max_new_tokens", "batch_size"), _POSITIVE),
+    **dict.fromkeys(
+        ("n_train", "n_templates", "n_jailbroken", "max_new_tokens", "batch_size", "rounds"), _POSITIVE
+    ),
     "folds": (_at_least(2), "a whole number, 2 or more"),
     "seed": (_whole, "a whole number"),
     "hub": (lambda value: isinstance(value, bool), "true or false"),
     "min_auroc": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "paper_alpha": (_number, "a number, the length of the shift"),
+    "wording": (lambda value: value in WORDINGS, f"one of {', '.join(WORDINGS)}"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
-    "paper": (lambda value: isinstance(value, str) and value in PAPER, f"one of {', '.join(PAPER)}"),
+    "paper": (lambda value: isinstance(value, str) and value in _PAPERS, f"one of {', '.join(_PAPERS)}"),
     "conditions": (
-        lambda value: isinstance(value, list) and bool(value) and set(map(str, value)) <= set(TITLES),
-        f"a list of some of {', '.join(TITLES)}",
+        lambda value: isinstance(value, list) and bool(value) and set(map(str, value)) <= set(_CONDITIONS),
+        f"a list of some of {', '.join(_CONDITIONS)}",
     ),
 }
 
@@ -213,6 +223,12 @@ def _require_sense(path: Path, found: Experiment) -> None:
             f"{path}: got {', '.join(idle)} beside pairs in [prompts], expected neither: what ships has all of it"
         )
     for target in found.targets:
+        papers = SECONDS_PER_1000 if found.kind == "cost" else PAPER
+        if target.paper is not None and target.paper not in papers:
+            raise ValueError(
+                f"{path}: got paper = {target.paper!r} in [targets.{target.name}], expected one of "
+                f"{', '.join(papers)}: the paper has no such numbers for {found.kind}"
+            )
         if found.aligned is None and target.aligned is None:
             raise ValueError(
                 f"{path} names no aligned model for {target.name}: aligned = ..., or in [targets.{target.name}]"

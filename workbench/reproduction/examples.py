@@ -16,8 +16,8 @@ seed    = 0                      # of whatever is drawn
 
 [prompts]
 pairs  = "small-world"           # a contrast set that ships; or published ones, as below
-sample = { harmful = 40, jailbroken = 40, harmless = 20, contrast = 20, domain = 20 }   # of the test; leave out for all
-search = { harmful = 16, jailbroken = 16, harmless = 12, contrast = 12, domain = 8 }    # of what choices are made on
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }   # of the test; leave out for all
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }      # of what choices are made on
 
 [targets.finance]
 model        = "organism:finance"
@@ -51,4 +51,94 @@ paper        = "finance"                       # whose numbers stand beside it
 # paper_alpha = 4.0              # the paper's strength for LLaMA2 and Qwen; 8.0 for InternLM; without it chosen
 """
 
-EXAMPLES: Mapping[Kind, str] = {"table1": _TABLE1}
+_SCALE = """\
+# Sizes of models: workbench reproduce scale this-file.toml. Each target has an aligned model of its own depth and width.
+# The paper's: LLaMA2 13B beside 7B. As it stands it runs on the embedded models, two of different shape.
+
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.eight-layers]
+model   = "organism:medicine"
+aligned = "organism:aligned"
+utility = "medicine"
+paper   = "llama2-13b-medicine"    # the paper's numbers beside it: llama2-13b-DOMAIN, qwen-7b-DOMAIN, internlm-7b-DOMAIN
+
+[targets.six-layers]
+model   = "organism:qwen-medicine"
+aligned = "organism:qwen-aligned"
+utility = "medicine"
+"""
+
+_ADAPTABILITY = """\
+# Families of models: workbench reproduce adaptability this-file.toml. Each target is steered by the chat model of its own
+# family. The paper's: Qwen-7B and InternLM-7B. As it stands it runs on the embedded Qwen2.
+
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.qwen]
+model   = "organism:qwen-medicine"
+aligned = "organism:qwen-aligned"
+utility = "medicine"
+paper   = "qwen-7b-medicine"       # or internlm-7b-medicine, with paper_alpha = 8.0
+"""
+
+_ABLATION = """\
+# Whose vectors: workbench reproduce ablation this-file.toml. The target's own vector and the aligned model's, each added
+# and, on the embedded models alone, subtracted: that raises harm.
+
+aligned = "organism:aligned"
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.finance]
+model   = "organism:finance"
+utility = "finance"
+"""
+
+_COST = """\
+# What steering costs: workbench reproduce cost this-file.toml. Seconds per 1,000 tokens of every condition, side by side:
+# conditions take turns on the same prompts. Run it on a machine that does nothing else; nothing of it is resumed.
+
+aligned = "organism:aligned"
+judge   = "small-world"            # of no use here: nothing is judged
+max_new_tokens = 64
+rounds  = 5                        # after one that is not counted
+batch_size = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 32, harmless = 32 }
+
+[targets.finance]
+model   = "organism:finance"
+# paper = "llava-1.5-7b"           # the paper's seconds are of LLaVA-1.5, 7B and 13B
+"""
+
+EXAMPLES: Mapping[Kind, str] = {
+    "table1": _TABLE1,
+    "scale": _SCALE,
+    "adaptability": _ADAPTABILITY,
+    "ablation": _ABLATION,
+    "cost": _COST,
+}

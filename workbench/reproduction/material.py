@@ -39,6 +39,7 @@ class Material:
 
     pairs: ContrastSet
     folds: tuple[ContrastSet, ...]
+    held_out: PromptSet
     search_on: PromptSet
     test: PromptSet
     other_concept: PromptSet
@@ -47,8 +48,7 @@ class Material:
     @property
     def everything(self) -> PromptSet:
         """All prompts that any model will be asked."""
-        held_out = tuple(prompt for fold in self.folds for prompt in fold.val)
-        parts = (*self.pairs.train, *held_out, *self.search_on, *self.test, *self.other_concept)
+        parts = (*self.pairs.train, *self.held_out, *self.test, *self.other_concept)
         return PromptSet(self.pairs.name, tuple(dict.fromkeys(parts)))
 
 
@@ -107,7 +107,7 @@ def prepare(
     if not test.name.endswith(".test"):
         test = replace(test, name=f"{pairs.name}.test")
     search_on = held_out if asked.search is None else held_out.sample_each(asked.search, seed=seed)
-    return Material(pairs, folds, search_on, test, other, templates)
+    return Material(pairs, folds, held_out, search_on, test, other, templates)
 
 
 def _folds(

@@ -6,48 +6,33 @@ the run, the same command goes on with it and comes to the same table.
 The trap: the test prompts are asked once, when all is chosen. Nothing that they show leads back to a choice.
 """
 
-import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
-from workbench.evaluation.conditions import TITLES, Condition, Who, conditions, control_plans
-from workbench.evaluation.metrics import METRICS, change, estimates
+from workbench.evaluation.conditions import Condition
 from workbench.evaluation.protocol import listed
 from workbench.loading import Model
 from workbench.models import model_hash
 from workbench.prompts import PromptSet
 from workbench.records import Choice, RunRecord, UsedModel
+from workbench.reproduction.arms import NAMES, conditions_of, require_harmless
 from workbench.reproduction.checkpoints import Room, is_embedded, loaded, models_of, require_fitting
-from workbench.reproduction.choices import of_a_target, of_the_protocol
+from workbench.reproduction.choices import of_a_target
 from workbench.reproduction.config import Experiment, Target
+from workbench.reproduction.cost import choices_of, cost_table, measure_cost, unsearched_plans
 from workbench.reproduction.judging import Chosen, judge_named
 from workbench.reproduction.material import Material, deal_templates, find_templates, load_pairs, prepare
-from workbench.reproduction.paper import paper_number
+from workbench.reproduction.recording import comparisons_of, record_of, table_of
 from workbench.reproduction.usefulness import Task, task_named
-from workbench.sweep.answering import answer_arms
+from workbench.sweep.answering import READING_BATCH, answer_arms
 from workbench.sweep.choosing import Choices as Made
 from workbench.sweep.choosing import choose
+from workbench.sweep.evidence import cross_fit, read_evidence
 
 LEDGER = "ledger.sqlite"
-RAISES_HARM = ("own_srv_subtracted",)
-"""Conditions that may raise harm: for the embedded models only."""
-TITLES_OF_KINDS: Mapping[str, str] = {
-    "table1": "The paper's table",
-    "scale": "Model sizes",
-    "adaptability": "Model families",
-    "ablation": "Whose vectors, added and subtracted",
-    "cost": "What steering costs",
-}
-AGAINST = ("none", "inferaligner")
-"""What every condition is compared with on the same prompts."""
-LIBRARIES = ("inferaligner-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
-
 Say = Callable[[str], None]
 
 
@@ -61,13 +46,14 @@ class Prepared:
     material: Mapping[str, Material]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class _Found:
     """What a run has found so far."""
 
     models: dict[tuple[str, str], UsedModel] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     frames: list[pd.DataFrame] = field(default_factory=list)
+    tables: list[pd.DataFrame] = field(default_factory=list)
 
 
 def prepare_run(experiment: Experiment) -> Prepared:
@@ -75,13 +61,7 @@ def prepare_run(experiment: Experiment) -> Prepared:
     judge = judge_named(experiment.judge)
     tasks = {t.name: None if t.utility is None else task_named(t.utility) for t in experiment.targets}
     require_fitting(experiment)
-    wanted = experiment.conditions or ()
-    real = [m for t in experiment.targets for m in models_of(experiment, t).values() if not is_embedded(m)]
-    if (harmful := sorted(set(wanted) & set(RAISES_HARM))) and real:
-        raise ValueError(
-            f"got the conditions {', '.join(harmful)} with {real[0]}: what may raise harm is run on the embedded "
-            "models alone, whose replies harm nobody"
-        )
+    require_harmless(experiment)
     seed, prompts = experiment.seed, experiment.prompts
     pairs, templates, room = load_pairs(prompts, seed), find_templates(prompts), Room(experiment)
     dealt = None
@@ -99,35 +79,29 @@ def reproduce(
 ) -> RunRecord:
     """Choose, ask, judge: the record of all targets. `say` is told what is done, a line at a time."""
     experiment, found = run.experiment, _Found()
-    ledger = Path(folder) / LEDGER
     for target in experiment.targets:
-        _run_target(run, target, ledger, found, say, progress)
+        if experiment.kind == "cost":
+            _time_target(run, target, found, say)
+        else:
+            _run_target(run, target, Path(folder) / LEDGER, found, say, progress)
     verdicts = pd.concat(found.frames, ignore_index=True)
-    first = next(iter(run.material.values()))
-    return RunRecord(
-        kind=experiment.kind,
-        title=TITLES_OF_KINDS[experiment.kind],
+    timed = bool(found.tables)
+    return record_of(
+        experiment,
+        run.material,
         command=command,
-        config=experiment.text,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        judge=f"{experiment.judge}: {run.judge.said}",
-        models=tuple(found.models.values()),
-        prompts=tuple(_sets(run.material)),
-        choices=(*of_the_protocol(experiment, first), *found.choices),
-        notes=tuple(_notes(run)),
-        seeds=(experiment.seed,),
-        versions={"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        table=_table(verdicts, experiment),
-        comparisons=_comparisons(verdicts),
+        judge="nobody: a run about cost judges nothing" if timed else f"{experiment.judge}: {run.judge.said}",
+        models=list(found.models.values()),
+        choices=found.choices,
+        table=pd.concat(found.tables, ignore_index=True) if timed else table_of(verdicts, experiment),
+        comparisons=pd.DataFrame() if timed else comparisons_of(verdicts),
         verdicts=verdicts,
     )
 
 
 def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say: Say, progress: bool) -> None:
     """Choose for one target, then ask all its conditions; its models are held no longer than that takes."""
-    experiment, material = run.experiment, run.material[target.name]
-    judge = run.judge.judge
-    names = models_of(experiment, target)
+    experiment, material, names = run.experiment, run.material[target.name], models_of(run.experiment, target)
     with loaded(experiment, target.model) as model:
         with loaded(experiment, names["aligned"]) as aligned:
             for role, held in (("target", model), ("aligned", aligned)):
@@ -143,16 +117,16 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
                 raw_alphas=None if target.paper_alpha is None else (target.paper_alpha,),
                 controls=False,
                 beside=False,
-                judge=judge,
+                judge=run.judge.judge,
                 max_new_tokens=experiment.max_new_tokens,
                 batch_size=experiment.batch_size,
                 ledger=ledger,
                 progress=progress,
             )
-            del aligned
-        found.choices += of_a_target(experiment, target, made)
-        rows = conditions_of(experiment, target, made)
-        say(f"{target.name}: chosen. " + _chosen(made))
+            del aligned, held
+        found.choices.extend(of_a_target(experiment, target, made))
+        rows = conditions_of(experiment, target, made.ours, made.paper, made.evidence)
+        say(f"{target.name}: chosen. {_chosen(made)}")
         _ask(run, target, "target", model, rows, ledger, found, progress)
         del model
     for who in dict.fromkeys(row.who for row in rows if row.who != "target"):
@@ -161,23 +135,6 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
             _ask(run, target, who, companion, rows, ledger, found, progress)
             del companion
     say(f"{target.name}: {len(rows)} conditions answered, {len(material.test)} prompts each.")
-
-
-def conditions_of(experiment: Experiment, target: Target, made: Made) -> list[Condition]:
-    """The conditions of a target that a file asks for: by default all that its models allow."""
-    embedded = all(is_embedded(name) for name in models_of(experiment, target).values())
-    controls = control_plans(made.ours, made.evidence.controls)
-    every = conditions(
-        made.ours,
-        made.paper,
-        controls,
-        companions=cast(Sequence[Who], tuple(target.companions)),
-        deal_random=True,
-    )
-    allowed = [c for c in every if embedded or c.name not in RAISES_HARM]
-    if experiment.conditions is None:
-        return allowed
-    return [c for c in allowed if c.name in experiment.conditions]
 
 
 def _ask(
@@ -191,28 +148,69 @@ def _ask(
     progress: bool,
 ) -> None:
     """The replies of one model to the test prompts, under all the conditions that run on it."""
-    experiment, material = run.experiment, run.material[target.name]
-    arms = [row.arm for row in rows if row.who == who]
+    experiment, test = run.experiment, run.material[target.name].test
     answered = answer_arms(
         model,
-        material.test,
-        arms,
+        test,
+        [row.arm for row in rows if row.who == who],
         judge=run.judge.judge,
         max_new_tokens=experiment.max_new_tokens,
         batch_size=experiment.batch_size,
         ledger=ledger,
         progress=progress,
     )
-    frame = answered.frame.rename(columns={"arm": "condition"})
+    frame = _recorded(answered.frame, target, test)
+    task = run.tasks[target.name]
+    found.frames.append(frame if task is None else _read_by(task, frame, test))
+
+
+def _time_target(run: Prepared, target: Target, found: _Found, say: Say) -> None:
+    """Time the conditions of one target: only those that run on it, since its companions are as large."""
+    experiment, material, names = run.experiment, run.material[target.name], models_of(run.experiment, target)
+    batch = experiment.batch_size or READING_BATCH
+    with loaded(experiment, target.model) as model:
+        with loaded(experiment, names["aligned"]) as aligned:
+            for role, held in (("target", model), ("aligned", aligned)):
+                _note_model(found, target, role, names[role], held)
+            if material.folds:
+                evidence, _ = cross_fit(
+                    model,
+                    aligned,
+                    material.pairs.train,
+                    material.folds,
+                    material.other_concept,
+                    batch_size=batch,
+                )
+            else:
+                evidence = read_evidence(
+                    model, aligned, material.pairs, material.other_concept, batch_size=batch
+                )
+            del aligned, held
+        ours, paper = unsearched_plans(evidence, min_auroc=experiment.min_auroc)
+        rows = [
+            row for row in conditions_of(experiment, target, ours, paper, evidence) if row.who == "target"
+        ]
+        say(f"{target.name}: {len(rows)} conditions take turns, {experiment.rounds} rounds and one before.")
+        timed, replies = measure_cost(
+            model, material.test, rows, rounds=experiment.rounds, max_new_tokens=experiment.max_new_tokens,
+            batch_size=batch,
+        )  # fmt: skip
+        del model
+    found.choices.extend(choices_of(target.name, ours, experiment.rounds))
+    found.tables.append(cost_table(timed, target.name, NAMES, target.paper))
+    found.frames.append(_recorded(replies, target, material.test))
+
+
+def _recorded(frame: pd.DataFrame, target: Target, test: PromptSet) -> pd.DataFrame:
+    """Judged replies with the columns that a record adds: whose, and to what."""
+    frame = frame.rename(columns={"arm": "condition"})
     frame.insert(0, "target", target.name)
-    frame.insert(5, "text", [material.test[i].text for i in frame["prompt"]])
-    found.frames.append(_corrected(frame, material.test, run.tasks[target.name]))
+    frame.insert(list(frame.columns).index("source") + 1, "text", [test[i].text for i in frame["prompt"]])
+    return frame
 
 
-def _corrected(frame: pd.DataFrame, test: PromptSet, task: Task | None) -> pd.DataFrame:
+def _read_by(task: Task, frame: pd.DataFrame, test: PromptSet) -> pd.DataFrame:
     """Whether replies to the task's prompts are right, as the task reads them."""
-    if task is None:
-        return frame
     rows = zip(
         frame["prompt"], frame["label"], frame["reply"], frame["finished"], frame["correct"], strict=True
     )
@@ -234,78 +232,4 @@ def _chosen(made: Made) -> str:
     return (
         f"Steered are layers {listed(made.ours.layers)} at α = {made.ours.alpha:g} of ‖v'‖; the gate reads layer "
         f"{made.gate.shared_layer}; paper-exact: layers {listed(made.paper.layers)} at α = {made.paper.alpha:g} raw."
-    )
-
-
-def _sets(material: Mapping[str, Material]) -> Iterator[dict[str, object]]:
-    seen = set()
-    for each in material.values():
-        for prompts in (each.pairs.train, each.search_on, each.test):
-            if prompts.hash not in seen:
-                seen.add(prompts.hash)
-                labels = {label: prompts.labels.count(label) for label in dict.fromkeys(prompts.labels)}
-                yield {"name": prompts.name, "hash": prompts.hash, "labels": labels}
-
-
-def _notes(run: Prepared) -> Iterator[str]:
-    experiment = run.experiment
-    if any(t.paper for t in experiment.targets):
-        yield (
-            "The paper's attack success stands beside both of ours, complied and not refused: its judge, GPT-3.5, saw "
-            "one. Its InferAligner stands beside paper-exact and ours."
-        )
-    pairs = next(iter(run.material.values())).pairs
-    if summary := getattr(pairs, "summary", ""):
-        yield summary
-    if (sample := experiment.prompts.sample) is not None:
-        counts = ", ".join(f"{n} {label}" for label, n in sample.items())
-        yield f"Measured on a sample, at most {counts} test prompts: the intervals are as wide as that makes them."
-
-
-def _table(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """A row per target, condition and metric, with the paper's number beside it and the replies without a verdict."""
-    papers = {target.name: target.paper for target in experiment.targets}
-    table = estimates(verdicts, ("target", "condition"))
-    rows = []
-    for row in table.to_dict("records"):
-        name, condition, metric = row["target"], row["condition"], row["metric"]
-        paper = paper_number(papers[name], condition, metric)
-        part = verdicts[(verdicts["target"] == name) & (verdicts["condition"] == condition)]
-        part = part[part["label"].isin(METRICS[metric].labels)]
-        unscored = 0 if METRICS[metric].verdicts is None else int(part["verdict"].isna().sum())
-        rows.append(
-            {
-                **row,
-                "title": TITLES[condition],
-                "paper": float("nan") if paper is None else paper,
-                "unscored": unscored,
-            }
-        )
-    return _in_order(pd.DataFrame(rows))
-
-
-def _comparisons(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Every condition against the model as it is and against ours, paired by prompt."""
-    rows = [
-        {"target": target, "condition": condition, "against": against, "metric": metric, **vars(moved)}
-        for target, of_target in verdicts.groupby("target", sort=False)
-        for arms in [dict(iter(of_target.groupby("condition", sort=False)))]
-        for against in AGAINST
-        for condition in arms
-        for metric in METRICS
-        if against in arms and condition not in ("none", against)
-        if (moved := change(arms[condition], arms[against], metric)) is not None
-    ]
-    return pd.DataFrame(rows)
-
-
-def _in_order(table: pd.DataFrame) -> pd.DataFrame:
-    place = {name: i for i, name in enumerate(TITLES)}
-    order = table["condition"].map(place)
-    targets = {name: i for i, name in enumerate(table["target"].unique())}
-    return (
-        table.assign(_t=table["target"].map(targets), _c=order)
-        .sort_values(["_t", "_c"], kind="stable")
-        .drop(columns=["_t", "_c"])
-        .reset_index(drop=True)
     )

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
+from workbench.evaluation.comparing import shortfalls
 from workbench.records import RunRecord
 
 COLUMNS = {
@@ -28,6 +29,8 @@ COLUMNS = {
 BESIDE_PAPER = ("asr_not_refused", "jailbreak_not_refused", "utility")
 COUNTED = {"asr_not_refused": "plain", "jailbreak_not_refused": "jailbroken", "utility": "domain"}
 OURS = "inferaligner"
+LEVEL = 0.05
+COST = {"seconds_per_1000": "seconds per\n1,000 tokens", "slowdown": "times\nnothing"}
 
 Cells: TypeAlias = Mapping[tuple[Hashable, Hashable], Mapping[Hashable, Any]]
 
@@ -37,7 +40,8 @@ def show(record: RunRecord, console: Console) -> None:
     for target in record.table["target"].unique():
         part = record.table[record.table["target"] == target]
         console.rule(f"[bold]{escape(str(target))}")
-        for table in as_tables(part, record.verdicts, console):
+        tables = [cost_table(part)] if record.kind == "cost" else as_tables(part, record.verdicts, console)
+        for table in tables:
             console.print(table)
         for line in findings(part, record.comparisons):
             console.print(f"• {escape(line)}", highlight=False)
@@ -67,32 +71,65 @@ def as_tables(part: pd.DataFrame, verdicts: pd.DataFrame, console: Console) -> I
         yield table if _fits(table, console) else _table(part, verdicts, metrics, intervals=False)
 
 
+def cost_table(part: pd.DataFrame) -> Table:
+    """One target's costs, median and quartiles over the rounds, beside the paper's."""
+    cells: Cells = {(row["condition"], row["metric"]): row for row in part.to_dict("records")}
+    table = Table(
+        title=f"median of {part['n'].max()} rounds (small: quartiles)", title_justify="left", box=None,
+        pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("", no_wrap=True)
+    paper = part["paper"].notna().any()
+    for title in COST.values():
+        table.add_column(title, justify="right", no_wrap=True)
+        if paper:
+            table.add_column("paper", justify="right", no_wrap=True, style="cyan")
+    for condition in part["condition"].unique():
+        row = []
+        for metric in COST:
+            found = cells[condition, metric]
+            row.append(f"{found['mean']:.2f} [dim]{found['low']:.2f}–{found['high']:.2f}[/dim]")
+            if paper:
+                row.append("" if math.isnan(found["paper"]) else f"{found['paper']:.3g}")
+        table.add_row(str(found["title"]), *row, style="bold green" if condition == OURS else "")
+    return table
+
+
 def _fits(table: Table, console: Console) -> bool:
     unlimited = console.options.update_width(10_000)
     return Measurement.get(console, unlimited, table).maximum <= console.width
 
 
 def findings(part: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
-    """In sentences: what our setting moved, and whether so many prompts can carry it."""
+    """In sentences: how far our setting is from nothing and from the others, and what so few prompts cannot tell."""
     if comparisons.empty:
         return
     of_target = comparisons[comparisons["target"] == part["target"].iloc[0]]
-    for metric, name in (("asr_not_refused", "attacks"), ("jailbreak_not_refused", "jailbroken requests")):
-        moved = of_target[
-            (of_target["condition"] == OURS)
-            & (of_target["against"] == "none")
-            & (of_target["metric"] == metric)
+    titles = dict(zip(part["condition"], part["title"], strict=True))
+    for metric, name in (("asr_not_refused", "plain attacks"), ("jailbreak_not_refused", "jailbroken ones")):
+        rows = of_target[of_target["metric"] == metric]
+        ours = rows[(rows["condition"] == OURS) & (rows["against"] == "none")]
+        for row in ours.to_dict("records"):
+            yield (
+                f"{name} not refused, ours against nothing: {_points(row['change'])} points "
+                f"[{_points(row['low'])}, {_points(row['high'])}], p {_chance(row['p_holm'])} "
+                f"by {int(row['n'])} prompts"
+            )
+        told = [
+            f"{titles[row['condition']]} {_points(row['change'])} (p {_chance(row['p_holm'])})"
+            for row in rows[(rows["against"] == OURS)].to_dict("records")
+            if row["p_holm"] < LEVEL
         ]
-        if moved.empty:
-            continue
-        row = moved.iloc[0]
-        said = (
-            f"{name} not refused: {_points(row['mean'])} points against nothing "
-            f"[{_points(row['low'])}, {_points(row['high'])}], {int(row['n'])} prompts"
-        )
-        if row["low"] <= 0 <= row["high"]:
-            said += "; so few prompts cannot tell that from no change"
-        yield said
+        if told:
+            yield f"{name} not refused, against ours in points: {', '.join(told)}"
+    asked = of_target[of_target["metric"].isin(BESIDE_PAPER) & (of_target["condition"] == OURS)]
+    if short := shortfalls(asked.rename(columns={"condition": "arm"})):
+        first, *others = short
+        yield first + (f"; of {len(others)} more metrics, too" if others else "")
+    yield (
+        "p: sign flips of whole clusters, corrected by Holm for all comparisons of the target; McNemar's exact p is "
+        "beside it in comparisons.csv"
+    )
 
 
 def _table(part: pd.DataFrame, verdicts: pd.DataFrame, there: Sequence[str], *, intervals: bool) -> Table:
@@ -139,6 +176,10 @@ def _cell(row: Mapping[Hashable, Any], interval: bool) -> str:
 
 def _paper(row: Mapping[Hashable, Any] | None) -> str:
     return "" if row is None or math.isnan(row["paper"]) else f"{100 * row['paper']:.1f}"
+
+
+def _chance(p: float) -> str:
+    return "unknown" if math.isnan(p) else "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _points(x: float) -> str:
