@@ -94,16 +94,17 @@ def measure_cost(
 def cost_table(
     timed: pd.DataFrame, target: str, titles: Mapping[str, str], paper: str | None
 ) -> pd.DataFrame:
-    """The record's table: median and quartiles over the rounds, the paper's seconds and slowdown beside them."""
+    """The record's table: median and quartiles over the rounds, in the order of `titles`, beside the paper's."""
     told = SECONDS_PER_1000.get(paper or "", {})
     found = []
-    for name, part in timed.groupby("condition", sort=False):
+    for name in (name for name in titles if name in set(timed["condition"])):
+        part = timed[timed["condition"] == name]
         for metric in METRICS:
             low, median, high = part[metric].quantile([0.25, 0.5, 0.75]).tolist()
-            number = told.get(str(name), float("nan"))
+            number = told.get(name, float("nan"))
             found.append(
                 {
-                    "target": target, "condition": name, "title": titles[str(name)], "metric": metric, "mean": median,
+                    "target": target, "condition": name, "title": titles[name], "metric": metric, "mean": median,
                     "low": low, "high": high, "n": len(part), "clusters": len(part),
                     "method": "median over rounds, with quartiles",
                     "paper": number if metric == METRICS[0] else number / told.get("none", float("nan")),

@@ -16,8 +16,8 @@ seed    = 0                      # of whatever is drawn
 
 [prompts]
 pairs  = "small-world"           # a contrast set that ships; or published ones, as below
-sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }   # of the test; leave out for all
-search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }      # of what choices are made on
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }   # of the test; all without it
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }      # of what choices rest on
 
 [targets.finance]
 model        = "organism:finance"
@@ -52,8 +52,8 @@ paper        = "finance"                       # whose numbers stand beside it
 """
 
 _SCALE = """\
-# Sizes of models: workbench reproduce scale this-file.toml. Each target has an aligned model of its own depth and width.
-# The paper's: LLaMA2 13B beside 7B. As it stands it runs on the embedded models, two of different shape.
+# Sizes of models: workbench reproduce scale this-file.toml. Each target has an aligned model of its own depth and
+# width. The paper's: LLaMA2 13B beside 7B. As it stands it runs on the embedded models, two of different shape.
 
 judge   = "small-world"
 max_new_tokens = 64
@@ -68,7 +68,7 @@ search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8
 model   = "organism:medicine"
 aligned = "organism:aligned"
 utility = "medicine"
-paper   = "llama2-13b-medicine"    # the paper's numbers beside it: llama2-13b-DOMAIN, qwen-7b-DOMAIN, internlm-7b-DOMAIN
+paper   = "llama2-13b-medicine"    # whose numbers stand beside it: llama2-13b-, qwen-7b- or internlm-7b-DOMAIN
 
 [targets.six-layers]
 model   = "organism:qwen-medicine"
@@ -77,8 +77,8 @@ utility = "medicine"
 """
 
 _ADAPTABILITY = """\
-# Families of models: workbench reproduce adaptability this-file.toml. Each target is steered by the chat model of its own
-# family. The paper's: Qwen-7B and InternLM-7B. As it stands it runs on the embedded Qwen2.
+# Families of models: workbench reproduce adaptability this-file.toml. Each target is steered by the chat model of its
+# own family. The paper's: Qwen-7B and InternLM-7B. As it stands it runs on the embedded Qwen2.
 
 judge   = "small-world"
 max_new_tokens = 64
@@ -97,8 +97,8 @@ paper   = "qwen-7b-medicine"       # or internlm-7b-medicine, with paper_alpha =
 """
 
 _ABLATION = """\
-# Whose vectors: workbench reproduce ablation this-file.toml. The target's own vector and the aligned model's, each added
-# and, on the embedded models alone, subtracted: that raises harm.
+# Whose vectors: workbench reproduce ablation this-file.toml. The target's own vector and the aligned model's, each
+# added and, on the embedded models alone, subtracted: that raises harm.
 
 aligned = "organism:aligned"
 judge   = "small-world"
@@ -116,8 +116,8 @@ utility = "finance"
 """
 
 _COST = """\
-# What steering costs: workbench reproduce cost this-file.toml. Seconds per 1,000 tokens of every condition, side by side:
-# conditions take turns on the same prompts. Run it on a machine that does nothing else; nothing of it is resumed.
+# What steering costs: workbench reproduce cost this-file.toml. Seconds per 1,000 tokens of every condition, which take
+# turns on the same prompts. Run it on a machine that does nothing else; nothing of it is resumed.
 
 aligned = "organism:aligned"
 judge   = "small-world"            # of no use here: nothing is judged

@@ -4,7 +4,7 @@ The trap: a reply that nobody scored is in no rate. How many there are stands be
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -39,8 +39,8 @@ ABOUT: Mapping[Kind, str] = {
     "ablation": "The paper tells this in words: adding the target's own vector does not lower attack success, "
     "subtracting it does and answers turn vague; adding the aligned model's lowers it with clear refusals, "
     "subtracting that one raises harm.",
-    "cost": "The paper tells seconds per 1,000 tokens of LLaVA-1.5, 7B and 13B: about 4 % more with InferAligner. Times "
-    "are of this machine, in this run.",
+    "cost": "The paper tells seconds per 1,000 tokens of LLaVA-1.5, 7B and 13B: about 4 % more with InferAligner. "
+    "Times are of this machine, in this run.",
 }
 """What the sources tell of a kind beside the numbers in its table."""
 LIBRARIES = ("inferaligner-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
@@ -82,7 +82,7 @@ def record_of(
 def table_of(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """A row per target, condition and metric, with the paper's number beside it and the replies without a verdict."""
     papers = {target.name: target.paper for target in experiment.targets}
-    rows = []
+    rows: list[dict[Hashable, object]] = []
     for row in estimates(verdicts, ("target", "condition")).to_dict("records"):
         paper = paper_number(papers[row["target"]], row["condition"], row["metric"])
         metric = METRICS[row["metric"]]
@@ -98,16 +98,16 @@ def table_of(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         }
         rows.append({**row, **beside})
     # The companions were asked last; the table has an order of its own.
-    place = {name: i for i, name in enumerate(NAMES)}
-    targets = [target.name for target in experiment.targets]
-    rows.sort(key=lambda row: (targets.index(str(row["target"])), place[str(row["condition"])]))
+    targets, names = [target.name for target in experiment.targets], list(NAMES)
+    rows.sort(key=lambda row: (targets.index(str(row["target"])), names.index(str(row["condition"]))))
     return pd.DataFrame(rows)
 
 
 def comparisons_of(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Every condition against the model as it is and against ours; corrected for all comparisons of a target."""
     found = []
-    for target, of_target in verdicts.rename(columns={"condition": "arm"}).groupby("target", sort=False):
+    renamed = verdicts.rename(columns={"condition": "arm"})
+    for target, of_target in renamed.groupby("target", sort=False):
         there = list(dict.fromkeys(of_target["arm"]))
         rows = [
             compare(of_target, against, arms=[name for name in there if name not in ("none", against)])
@@ -124,12 +124,11 @@ def comparisons_of(verdicts: pd.DataFrame) -> pd.DataFrame:
 
 def _sets(material: Mapping[str, Material]) -> Iterator[dict[str, object]]:
     """Every set that was used, once: its name, its hash, and how many prompts of each label it has."""
-    used: Iterator[PromptSet] = (
-        part
-        for each in material.values()
-        for part in (each.pairs.train, each.held_out, each.search_on, each.test)
-    )
-    for prompts in {part.hash: part for part in used}.values():
+    used: dict[str, PromptSet] = {}
+    for each in material.values():
+        for part in (each.pairs.train, each.held_out, each.search_on, each.test):
+            used.setdefault(part.hash, part)
+    for prompts in used.values():
         labels = {label: prompts.labels.count(label) for label in dict.fromkeys(prompts.labels)}
         yield {"name": prompts.name, "hash": prompts.hash, "labels": labels}
 
