@@ -82,6 +82,8 @@ from workbench.records import RunRecord as RunRecord
 from workbench.records import UsedModel as UsedModel
 from workbench.records import load_record as load_record
 from workbench.records import save_record as save_record
+from workbench.report.page import SavedReport as SavedReport
+from workbench.report.page import save_report as save_report
 from workbench.shifts import Shift as Shift
 from workbench.stats import Estimate as Estimate
 from workbench.steering import SteeringPlan as SteeringPlan

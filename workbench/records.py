@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.errors import EmptyDataError
 
 from workbench.provenance import write_safely
 
@@ -136,10 +137,18 @@ def load_record(folder: str | Path) -> RunRecord:
                 **{name: tuple(facts[name]) for name in ("prompts", "notes", "seeds")},
             },
             table=pd.read_csv(folder / TABLE),
-            comparisons=pd.read_csv(folder / COMPARISONS),
+            comparisons=_frame(folder / COMPARISONS),
             verdicts=verdicts,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder} holds no readable record ({error}): run the command in its {RECORD} again"
         ) from error
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    """A csv's frame; that of a run that compares nothing has not even columns."""
+    try:
+        return pd.read_csv(path)
+    except EmptyDataError:
+        return pd.DataFrame()

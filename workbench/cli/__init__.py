@@ -21,6 +21,7 @@ from workbench.cli.convert import convert
 from workbench.cli.data import data
 from workbench.cli.plans import Positions, Scale, Template, load, plan_for, profile_of, require_sound
 from workbench.cli.prompt import show_prompt
+from workbench.cli.report import report
 from workbench.cli.reproduce import reproduce
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
@@ -88,6 +89,7 @@ app.command()(transfer)
 app.command()(convert)
 app.command()(verify)
 app.command()(judge_agreement)
+app.command()(report)
 
 Target = Annotated[
     str, typer.Option(help="The model to make safe: organism:NAME, a folder, or a hub id.", show_default=True)

@@ -91,12 +91,12 @@ def table_of(verdicts: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             & (verdicts["condition"] == row["condition"])
             & verdicts["label"].isin(metric.labels)
         ]
-        beside = {
+        beside: dict[Hashable, object] = {
             "title": NAMES[row["condition"]],
             "paper": float("nan") if paper is None else paper,
             "unscored": 0 if metric.verdicts is None else int(of_row["verdict"].isna().sum()),
         }
-        rows.append({**row, **beside})
+        rows.append(row | beside)
     # The companions were asked last; the table has an order of its own.
     targets, names = [target.name for target in experiment.targets], list(NAMES)
     rows.sort(key=lambda row: (targets.index(str(row["target"])), names.index(str(row["condition"]))))
