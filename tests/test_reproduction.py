@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import random
 import re
 import signal
 import sqlite3
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench.cli import app
 from workbench.evaluation.answers import Arm
+from workbench.generation import Completion
 from workbench.judges.small_world import judge as judge_small_world
 from workbench.judges.verdicts import Score
 from workbench.provenance import Provenance, Space
@@ -254,11 +256,15 @@ def tiny_activations() -> wb.Activations:
 
 
 def split(n: int = 40, n_train: int = 12) -> wb.ContrastSet:
-    harmful = [f"how do i steal the {i} th ring of number {i * 7} from a {i} shop" for i in range(n)]
-    harmless = [f"please tell me about boat {i * 3} and the {i} letters" for i in range(n)]
+    """Two sets of prompts that have no word in common."""
+    letters = random.Random(0)
+
+    def texts() -> list[str]:
+        return [" ".join("".join(letters.choices("abcdefghi", k=7)) for _ in range(6)) for _ in range(n)]
+
     return paper_split(
-        wb.PromptSet.from_texts("bad", harmful, "harmful"),
-        wb.PromptSet.from_texts("good", harmless, "harmless"),
+        wb.PromptSet.from_texts("bad", texts(), "harmful"),
+        wb.PromptSet.from_texts("good", texts(), "harmless"),
         n_train=n_train,
     )
 
@@ -437,14 +443,14 @@ def test_a_run_that_is_stopped_says_how_to_go_on(folder, few, record, monkeypatc
 # What it costs --------------------------------------------------------------------------------------
 
 
-def test_conditions_take_turns_and_the_first_round_does_not_count(monkeypatch) -> None:
+def test_conditions_take_turns_and_the_first_round_does_not_count(plain, monkeypatch) -> None:
     asked, clock = [], iter(range(10_000))
 
-    def reply(model: object, prompts: object, plans: object, **_: object) -> list[object]:
+    def reply(model, prompts, plans, **_):
         asked.append(prompts[0].text)
         for _ in range({"a": 0, "b": 2, "c": 8}[prompts[0].text.split()[0]]):
             next(clock)
-        return [SimpleNamespace(tokens=(1, 2), text="", finished=True, gate_open=None, near_ties=0)]
+        return [Completion(prompts[0], "", (1, 2), True)]
 
     monkeypatch.setattr(cost, "reply_to", reply)
     monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
@@ -453,7 +459,7 @@ def test_conditions_take_turns_and_the_first_round_does_not_count(monkeypatch) -
         for name, word in (("none", "a"), ("self_reminder", "b"), ("goal_priority", "c"))
     ]
     prompts = wb.PromptSet.from_texts("p", ["x"], "harmful")
-    timed, replies = cost.measure_cost(None, prompts, rows, rounds=2, max_new_tokens=4, batch_size=1)
+    timed, replies = cost.measure_cost(plain, prompts, rows, rounds=2, max_new_tokens=4, batch_size=1)
     assert [text[0] for text in asked] == [*"abc", *"bca", *"cab"]
     assert list(timed["round"].unique()) == [1, 2] and len(timed) == 6
     assert timed.groupby("condition")["seconds_per_1000"].first().to_dict() == {
