@@ -44,7 +44,7 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 SMALL = """\
 aligned = "organism:aligned"
 judge = "small-world"
-max_new_tokens = 40
+max_new_tokens = 64
 batch_size = 16
 conditions = ["none", "inferaligner", "inferaligner_paper", "self_reminder", "safety_sft"]
 
@@ -143,8 +143,8 @@ def test_the_examples_comments_are_a_file_too(tmp_path) -> None:
         ("utility =", "task =", "got task in [targets.finance], expected some of model, aligned, utility"),
         ('judge = "small-world"\n', "", "does not say judge"),
         ('model = "organism:finance"\n', "", "does not say model in [targets.finance]"),
-        ("max_new_tokens = 40", "max_new_tokens = 0", "max_new_tokens = 0, expected a whole number, 1 or more"),
-        ("max_new_tokens = 40", "max_new_tokens = true", "max_new_tokens = True, expected a whole number"),
+        ("max_new_tokens = 64", "max_new_tokens = 0", "max_new_tokens = 0, expected a whole number, 1 or more"),
+        ("max_new_tokens = 64", "max_new_tokens = true", "max_new_tokens = True, expected a whole number"),
         ("harmful = 8", 'harmful = "8"', "expected numbers by label"),
         ('"self_reminder"', '"self_remainder"', "expected a list of some of none, inferaligner"),
         ('"none", ', "", "got conditions without none, which all others are compared with"),
@@ -191,7 +191,7 @@ def test_what_a_file_says_wrongly_is_refused(old, new, said, tmp_path) -> None:
             'harmful = "advbench"\nharmless = "truthfulqa"\nroot = "nowhere"',
             "nowhere",
         ),
-        ("max_new_tokens = 40", "max_new_tokens = 240", "240 are kept for the reply, the context holds 256"),
+        ("max_new_tokens = 64", "max_new_tokens = 240", "240 are kept for the reply, the context holds 256"),
     ],
 )
 def test_what_a_file_names_is_looked_for_before_anything_is_loaded(
@@ -312,7 +312,7 @@ def test_templates_that_a_context_does_not_hold_are_left_out(tmp_path) -> None:
     kept, left_out = room.fitting(wb.PromptSet("t", (long, *templates(2))), around)
     assert [t.source for t in kept] == ["t:0", "t:1"] and left_out == 1
     with pytest.raises(
-        ValueError, match="no template of 't' fits into the context of .*: 256 tokens, of which 40"
+        ValueError, match="no template of 't' fits into the context of .*: 256 tokens, of which 64"
     ):
         room.fitting(wb.PromptSet("t", (long,)), around)
 
@@ -503,7 +503,7 @@ def test_published_prompts_on_the_embedded_models(tmp_path, few) -> None:
         f'harmful = "advbench"\nharmless = "truthfulqa"\ntemplates = "gptfuzz"\nroot = "{REAL}"\n'
         "n_train = 16\nfolds = 4\nn_jailbroken = 4",
     )
-    path = written(tmp_path, text.replace("batch_size = 16", "min_auroc = 0.6"))
+    path = written(tmp_path, text.replace("batch_size = 16", "min_auroc = 0.6").replace("= 64", "= 40"))
     shell = CliRunner().invoke(app, ["reproduce", "table1", str(path), "--out", str(tmp_path / "out")])
     assert shell.exit_code == 0, shell.output
     found = wb.load_record(tmp_path / "out")

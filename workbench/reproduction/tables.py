@@ -134,7 +134,7 @@ def findings(part: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
 
 def _table(part: pd.DataFrame, verdicts: pd.DataFrame, there: Sequence[str], *, intervals: bool) -> Table:
     cells: Cells = {(row["condition"], row["metric"]): row for row in part.to_dict("records")}
-    n = {str(row["metric"]): int(row["n"]) for row in part.to_dict("records")}
+    n = {str(metric): int(of_metric["n"].max()) for metric, of_metric in part.groupby("metric")}
     counts = ", ".join(f"{n[metric]} {name}" for metric, name in COUNTED.items() if metric in there)
     title = f"percent, of {counts} prompts" if counts else "percent"
     title += " (small: 95 % intervals)" if intervals else " (intervals: table.csv)"
@@ -170,6 +170,8 @@ def _unscored(part: pd.DataFrame, verdicts: pd.DataFrame) -> dict[str, int]:
 
 
 def _cell(row: Mapping[Hashable, Any], interval: bool) -> str:
+    if math.isnan(row["mean"]):
+        return "–"
     text = f"{100 * row['mean']:.1f}"
     return f"{text} [dim]{100 * row['low']:.0f}–{100 * row['high']:.0f}[/dim]" if interval else text
 
