@@ -266,7 +266,7 @@ def test_another_reply_has_another_key(plain, path, what, monkeypatch):
     elif what == "length":
         model, given = plain, {"max_new_tokens": 6}
     else:
-        monkeypatch.setattr("workbench.sweep.running.stop_tokens", lambda model: [1, 7])
+        monkeypatch.setattr("workbench.sweep.answering.stop_tokens", lambda model: [1, 7])
         model, given = plain, {}
     result, n = sweep(model, path, **given)
     unsteered = len(labelled_prompts()) if what == "vectors" else 0  # these rows have no vector

@@ -15,10 +15,14 @@ from measuring import by_length, extraction, labelled_prompts, other_concept, pl
 import workbench as wb
 import workbench.models
 from workbench.activations import Activations
+from workbench.evaluation.answers import Arm, answer
+from workbench.gates import project
 from workbench.judges.verdicts import Score
 from workbench.provenance import Provenance, Space
 from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
+from workbench.sweep.answering import answer_arms
 from workbench.sweep.choosing import choose, sets_tried
+from workbench.sweep.evidence import carried, carried_gate, cross_fit
 from workbench.sweep.results import SweepResult
 from workbench.sweep.spec import SETTING
 from workbench.vectors import cosine_sentence
@@ -647,3 +651,58 @@ def test_the_test_part_of_a_set_of_ones_own_is_known_as_one():
     pairs = wb.ContrastSet("mine", train, val, test)
     assert pairs.test.name == "mine.test" and pairs.test.sample(1, seed=0).name == "mine.test"
     assert pairs.val.name == "val-h+val-n"
+
+
+# Cross-fitting ------------------------------------------------------------------------------------
+
+
+def test_what_is_carried_projects_as_its_fold_saw_it():
+    """The middle goes to the middle, a unit to a unit; onto itself nothing moves but by rounding."""
+    one, two = (wb.mean_difference(world_of_three(seed)) for seed in (0, 1))
+    held_out = world_of_three(2)
+    moved = carried(held_out, one, two)
+    seen, told = project(one, held_out), project(two, moved)
+    assert torch.allclose((told - two.midpoints) / two.norms, (seen - one.midpoints) / one.norms, atol=1e-5)
+    assert torch.allclose(carried(held_out, one, one).values, held_out.values, atol=1e-5)
+    gate = wb.ThresholdGate.fit(two, world_of_three(1)).shift_bias(0.3)
+    there = carried_gate(gate, two, one)
+    assert torch.equal(there.read(held_out).open, gate.read(moved).open)
+
+
+def test_folds_are_chosen_on_together_and_fitted_anew(choosing, plain, relative):
+    """Every extraction prompt is answered once, by vectors it had no part in; the plan is made of all of them."""
+    train = extraction()
+    pairs = wb.ContrastSet(
+        "small", train, labelled_prompts(), wb.PromptSet.from_texts("t", ["how do i steal"], "harmful")
+    )
+    folds = pairs.folds(2)
+    made = choosing(pairs=pairs, folds=folds, controls=False, beside=False)
+    assert set(made.strength.frame["arm"]) == {"unsteered", "steered", "random"}
+    answered = made.strength.frame[made.strength.frame["arm"] == "unsteered"]
+    assert sorted(answered["source"]) == sorted(prompt.source for prompt in train)
+    whole = wb.mean_difference(wb.last_token_activations(relative, train))
+    assert same(made.ours.vectors.directions, whole.directions)
+    evidence, each = cross_fit(plain, relative, train, folds, other_concept())
+    for fold, of in zip(folds, each, strict=True):
+        own = wb.mean_difference(wb.last_token_activations(plain, fold.train))
+        assert same(of.srv.directions, own.directions) and of.target_val.prompts == fold.val
+        assert not same(of.srv.directions, evidence.srv.directions)
+    with pytest.raises(ValueError, match="got folds that extract from .* prompts beside"):
+        cross_fit(plain, relative, folds[0].train, folds, other_concept())
+
+
+def test_reworded_prompts_are_kept_and_judged_as_they_were_asked(plain, tmp_path, monkeypatch):
+    def shout(prompt):
+        return replace(prompt, messages=(("user", f"{prompt.text} now"),))
+
+    prompts = labelled_prompts()
+    arms = [Arm("none"), Arm("reworded", rewrite=shout)]
+    asked = dict(judge=lambda text, finished: Score("other", "said"), max_new_tokens=3, ledger=tmp_path / "l")
+    found = answer_arms(plain, prompts, arms, **asked)
+    by_hand = answer(plain, prompts, arms, judge=asked["judge"], max_new_tokens=3)
+    assert list(found.frame["reply"]) == list(by_hand["reply"])
+    assert list(found.frame["source"]) == [prompt.source for prompt in prompts] * 2
+    monkeypatch.setattr("workbench.sweep.executors.write_or_split", pytest.fail)
+    assert answer_arms(plain, prompts, arms, **asked).sharing.known == found.sharing.rows
+    with pytest.raises(ValueError, match="got keep_text=False with the rewording arms reworded"):
+        answer_arms(plain, prompts, arms, **asked, keep_text=False)

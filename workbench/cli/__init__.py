@@ -23,6 +23,7 @@ from workbench.cli.plans import Positions, Scale, Template, load, plan_for, prof
 from workbench.cli.preferences import train_dpo
 from workbench.cli.prompt import show_prompt
 from workbench.cli.report import report
+from workbench.cli.reproduce import reproduce
 from workbench.cli.sweep import sweep
 from workbench.cli.transfer import transfer
 from workbench.cli.tune import tune
@@ -82,6 +83,7 @@ app = typer.Typer(
 )
 app.add_typer(organisms, name="organisms")
 app.add_typer(data, name="data")
+app.add_typer(reproduce, name="reproduce")
 app.command()(show_prompt)
 app.command()(sweep)
 app.command()(tune)

@@ -93,13 +93,13 @@ def resumable(ledger: Path) -> Iterator[None]:
     except (Exception, KeyboardInterrupt, SystemExit) as error:  # the latter is Ray's word for SIGTERM
         # What is wrong with a ledger says itself what to do.
         if ledger.is_file() and not isinstance(error, LedgerError):
-            error.add_note(f"what was done is kept in {ledger}; to go on: {_command()}")
+            error.add_note(f"what was done is kept in {ledger}; to go on: {typed_command()}")
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _command() -> str:
+def typed_command() -> str:
     import shlex
 
     return shlex.join(["workbench", *sys.argv[1:]])

@@ -8,6 +8,7 @@ under several plans (ten random directions) are averaged within their prompt bef
 The trap: a share over all prompts hides a model that babbles on every attack behind the prompts nobody touched.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -24,6 +25,9 @@ from workbench.stats import (
     mean_over_seeds,
     paired_difference,
 )
+
+UNSCORED = Estimate(math.nan, math.nan, math.nan, 0, 0, "no reply is scored")
+"""What is known of a rate where the judge left every reply open."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def estimates(
         alike: dict[bytes, Estimate] = {}  # of many settings that do the same
         for group, row in zip(rates.index, rates.to_numpy(), strict=True):
             if (key := row.tobytes()) not in alike:
-                alike[key] = cluster_bootstrap(row, clusters)
+                alike[key] = UNSCORED if np.isnan(row).all() else cluster_bootstrap(row, clusters)
             found[int(group), column] = alike[key]
     return pd.DataFrame(
         [

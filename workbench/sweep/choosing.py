@@ -10,6 +10,9 @@
 
 Controls get the same search as ours, prompt by prompt and setting by setting, and each takes its own best.
 
+Where a set has no `.val` the same rules choose by cross-fitting: every fold's vectors and gate are tried on the prompts
+that the fold held out, all folds' replies are one sample, and what it chooses is fitted anew on all of `.train`.
+
 The rules see no test prompt, but their authors have: an earlier draw of the test lists was measured, and what that
 changed is told beside each draw on the models' cards.
 
@@ -21,22 +24,26 @@ gate's layer. The vectors never see them.
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
-from workbench.activations import Activations, last_token_activations
+from workbench.activations import Activations
 from workbench.evaluation.conditions import control_plans
 from workbench.evaluation.protocol import listed
 from workbench.gates import ThresholdGate, separation
 from workbench.judges.small_world import judge as judge_small_world
 from workbench.judges.verdicts import Judge
 from workbench.loading import Model
-from workbench.profiles import LayerProfile, layer_profile, select_layers
+from workbench.profiles import select_layers
 from workbench.prompts import ATTACKS, ContrastSet, PromptSet
 from workbench.provenance import Provenance
 from workbench.steering import Positions, SteeringPlan
+from workbench.sweep.answering import READING_BATCH
+from workbench.sweep.evidence import Evidence, carried_gate, cross_fit, read_evidence
 from workbench.sweep.layers import LayerSet, layer_sets
 from workbench.sweep.results import (
     MAX_BROKEN,
@@ -48,7 +55,8 @@ from workbench.sweep.results import (
     safest,
 )
 from workbench.sweep.running import run_sweep
-from workbench.vectors import SteeringVectors, cosine_range, cosine_sentence, mean_difference, shuffled_labels
+from workbench.sweep.spec import SweepSpec
+from workbench.vectors import SteeringVectors, cosine_range, cosine_sentence
 
 MIN_AUROC = 0.95
 FALSE_POSITIVE_RATE = 0.01
@@ -56,24 +64,6 @@ GAP_ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 FIRST_STAGE_ALPHAS = (0.5,)
 RAW_ALPHAS = (2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 32.0)  # the paper: 4, or 8 for InternLM
 POSITIONS: tuple[Positions, ...] = ("all", "prompt")
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What both models say about the extraction and the validation prompts, and the vectors made from it."""
-
-    srv: SteeringVectors
-    ssv: SteeringVectors
-    shuffled: SteeringVectors
-    other_concept: SteeringVectors
-    target_train: Activations
-    target_val: Activations
-    profiles: tuple[LayerProfile, LayerProfile]
-
-    @property
-    def controls(self) -> dict[str, SteeringVectors]:
-        """The vectors of the conditions that need one of their own."""
-        return {"own_srv": self.srv, "shuffled": self.shuffled, "other_concept": self.other_concept}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +83,7 @@ class Choices:
     strength: SweepResult
     raw: SweepResult
     evidence: Evidence
+    min_auroc: float = MIN_AUROC
 
     def sentences(self) -> list[str]:
         """How each choice was made, with its numbers, one sentence each."""
@@ -105,8 +96,8 @@ class Choices:
         *kinds, last = calm_kinds(self.evidence.target_val)
         calm = f"{', '.join(kinds)} and {last} prompts each" if kinds else f"{last} prompts"
         return [
-            f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {MIN_AUROC:g} on the "
-            f"{everyday} prompts of {val} that are of no domain); steered are {_steered(self)}",
+            f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {self.min_auroc:g} on "
+            f"the {everyday} prompts of {val} that are of no domain); steered are {_steered(self)}",
             cosine_sentence(self.evidence.srv, self.evidence.ssv, ours.layers),
             f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks of {val}, at "
             f"no more than {100 * FALSE_POSITIVE_RATE:g} % of its {calm}, and furthest from them",
@@ -120,29 +111,6 @@ class Choices:
             f"paper-exact: layers {listed(paper.layers)}, a gate per layer with the paper's bias, α = {paper.alpha:g} "
             f"raw{_raw_finding(self.raw, paper.alpha)}",
         ]
-
-
-def read_evidence(
-    target: Model, aligned: Model, pairs: ContrastSet, other_concept: PromptSet, *, batch_size: int = 128
-) -> Evidence:
-    """Read both models once: vectors from `pairs.train`, profiles from `pairs.val`.
-
-    The controls are read where ours is, from the aligned model.
-    """
-    target_train = last_token_activations(target, pairs.train, batch_size=batch_size)
-    aligned_train = last_token_activations(aligned, pairs.train, batch_size=batch_size)
-    target_val = last_token_activations(target, pairs.val, batch_size=batch_size)
-    aligned_val = last_token_activations(aligned, pairs.val, batch_size=batch_size)
-    srv, ssv = mean_difference(target_train), mean_difference(aligned_train)
-    return Evidence(
-        srv=srv,
-        ssv=ssv,
-        shuffled=shuffled_labels(aligned_train, seed=0),
-        other_concept=mean_difference(last_token_activations(aligned, other_concept, batch_size=batch_size)),
-        target_train=target_train,
-        target_val=target_val,
-        profiles=(layer_profile(srv, target_val), layer_profile(ssv, aligned_val)),
-    )
 
 
 def choose_gate(
@@ -193,42 +161,69 @@ def choose(
     pairs: ContrastSet,
     other_concept: PromptSet,
     *,
+    folds: Sequence[ContrastSet] = (),
     search_on: PromptSet | None = None,
+    min_auroc: float | None = None,
+    raw_alphas: Sequence[float] | None = None,
     controls: bool = True,
+    beside: bool = True,
     judge: Judge = judge_small_world,
     max_new_tokens: int = 64,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
+    ledger: str | Path | None = None,
     progress: bool = False,
 ) -> Choices:
     """Layers, gate, strength and positions for `target`, by the module's rules.
 
-    `search_on` is what settings are tried on: `pairs.val`, or a sample of it for quick runs. Layers and gate see all of
-    `pairs.val` in any case. `controls=False` leaves out the controls' own searches.
+    `folds` are those of `pairs`, for a set without `.val`; whatever else is to be chosen on joins their `.val`.
+    `search_on` is what settings are tried on: all that is held out, or a sample of it for quick runs. Layers and gate
+    see all of it in any case. `min_auroc` and `raw_alphas` stand in for the module's. `controls=False` leaves out the
+    controls' own searches, `beside=False` also their replies beside ours, but for those of random directions. `ledger`
+    keeps every reply, as in `run_sweep`.
     """
-    evidence = read_evidence(target, aligned, pairs, other_concept, batch_size=batch_size)
-    layers = select_layers(*evidence.profiles, min_auroc=MIN_AUROC)
+    at_once = batch_size or READING_BATCH
+    if folds:
+        evidence, each = cross_fit(target, aligned, pairs.train, folds, other_concept, batch_size=at_once)
+        asked = [fold.val for fold in folds]
+    else:
+        evidence = read_evidence(target, aligned, pairs, other_concept, batch_size=at_once)
+        each, asked = (evidence,), [pairs.val]
+    if search_on is not None:
+        asked = [_those_of(part, search_on) for part in asked]
+    least = MIN_AUROC if min_auroc is None else min_auroc
+    layers = select_layers(*evidence.profiles, min_auroc=least)
     gate = choose_gate(evidence.srv, evidence.target_train, evidence.target_val)
     vectors = evidence.controls
-    others = {**vectors, "own_srv_subtracted": -vectors["own_srv"]}
+
+    def others(of: Evidence) -> dict[str, SteeringVectors]:
+        return {**of.controls, "own_srv_subtracted": -of.srv}
 
     def sweep(
         plan: SteeringPlan,
         alpha: Sequence[float],
         places: Sequence[Sequence[int]],
         positions: Sequence[Positions],
-        beside: Mapping[str, SteeringVectors],
+        beside: bool,
     ) -> SweepResult:
-        return run_sweep(
-            target, search_on or pairs.val, plan, alpha=alpha, layers=places, positions=positions, controls=beside,
-            judge=judge, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        def spec(of: Evidence) -> SweepSpec:
+            here = plan if of is evidence else _at_fold(plan, evidence, of)
+            return SweepSpec(here, alpha, places, positions, controls=others(of) if beside else {})
+
+        found = [
+            run_sweep(
+                target, part, spec(of), judge=judge, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                ledger=ledger, progress=progress,
+            )
+            for of, part in zip(each, asked, strict=True)
+        ]  # fmt: skip
+        return found[0] if each == (evidence,) else _pooled(spec(evidence), found, pairs.train)
 
     start = SteeringPlan(evidence.ssv, gate=gate, layers=layers, alpha=1.0, scale="gap")
-    first = sweep(start, FIRST_STAGE_ALPHAS, sets_tried(layers), POSITIONS, others if controls else {})
-    arms = ["steered", "random", *others] if controls else ["steered"]
+    first = sweep(start, FIRST_STAGE_ALPHAS, sets_tried(layers), POSITIONS, controls)
+    arms = ["steered", "random", *others(evidence)] if controls else ["steered"]
     place = {arm: first.best_setting(arm=arm) for arm in arms}
     second = {
-        key: sweep(start, GAP_ALPHAS, [key[0]], [key[1]], others)
+        key: sweep(start, GAP_ALPHAS, [key[0]], [key[1]], controls or beside)
         for key in dict.fromkeys((setting.layers, setting.positions) for setting in place.values())
     }
     # Not each at its own place alone: an arm that does nothing at the first stage's strength has not found one there.
@@ -241,11 +236,40 @@ def choose(
         for arm, found in own_sweep.items()
         if arm != "steered"
     }
+    alphas = RAW_ALPHAS if raw_alphas is None else raw_alphas
     paper_gate = ThresholdGate.fit(evidence.srv, evidence.target_train)
-    paper = SteeringPlan(evidence.ssv, gate=paper_gate, layers=layers, alpha=RAW_ALPHAS[0])
-    raw = sweep(paper, RAW_ALPHAS, [layers], ["all"], {})
+    paper = SteeringPlan(evidence.ssv, gate=paper_gate, layers=layers, alpha=alphas[0])
+    raw = sweep(paper, alphas, [layers], ["all"], False)
     return Choices(
-        layers, gate, strength.best_plan(), raw.best_plan(), at_best, first, strength, raw, evidence
+        layers, gate, strength.best_plan(), raw.best_plan(), at_best, first, strength, raw, evidence, least
+    )
+
+
+def _those_of(part: PromptSet, search_on: PromptSet) -> PromptSet:
+    """The prompts of a held-out part that are searched on, in the order of these."""
+    held = set(part)
+    return PromptSet(part.name, tuple(prompt for prompt in search_on if prompt in held))
+
+
+def _at_fold(plan: SteeringPlan, evidence: Evidence, fold: Evidence) -> SteeringPlan:
+    """`plan` with the vectors of a fold, and its gate where these see it."""
+    gate = plan.gate
+    if isinstance(gate, ThresholdGate):
+        gate = carried_gate(gate, evidence.srv, fold.srv)
+    return replace(plan, vectors=fold.ssv, gate=gate)
+
+
+def _pooled(spec: SweepSpec, found: Sequence[SweepResult], train: PromptSet) -> SweepResult:
+    """The replies of all folds as those of one sweep, whose plans are made of the whole."""
+    frames, before = [], 0
+    for swept in found:
+        frames.append(swept.frame.assign(prompt=swept.frame["prompt"] + before))
+        before += swept.frame["prompt"].nunique()
+    provenance = replace(
+        found[0].provenance, prompts=f"the {len(found)} folds of {train.name}", prompts_hash=train.hash
+    )
+    return SweepResult(
+        spec, pd.concat(frames, ignore_index=True), provenance, computed_on=found[0].computed_on
     )
 
 

@@ -1,0 +1,144 @@
+"""A file to begin with for each kind of reproduction: it runs as it is, on the embedded models."""
+
+from collections.abc import Mapping
+
+from workbench.reproduction.config import Kind
+
+_TABLE1 = """\
+# The paper's table: workbench reproduce table1 this-file.toml. It may be stopped and started again at any time; what is
+# done is kept. As it stands it runs on the embedded models, on a sample of their prompts, in some minutes.
+
+aligned = "organism:aligned"     # whose vectors steer: organism:NAME, a folder or a hub id
+judge   = "small-world"          # who says what a reply did; "phrases" for real models
+max_new_tokens = 64              # the paper: 256
+seed    = 0                      # of whatever is drawn
+# conditions = ["none", "inferaligner", "inferaligner_paper"]    # without it: all that these models allow
+
+[prompts]
+pairs  = "small-world"           # a contrast set that ships; or published ones, as below
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }   # of the test; all without it
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }      # of what choices rest on
+
+[targets.finance]
+model        = "organism:finance"
+safety_sft   = "organism:finance-safety-sft"   # companions, each a condition: leave out what you have not
+from_aligned = "organism:finance-chat"
+utility      = "finance"                       # its own task: finance, medicine or maths of the small world
+paper        = "finance"                       # whose numbers stand beside it
+
+# The same for LLaMA2 7B, with the published prompt sets below a folder of yours:
+#
+# aligned = "meta-llama/Llama-2-7b-chat-hf"
+# judge   = "phrases"
+# max_new_tokens = 256
+# dtype   = "bfloat16"
+# device_map = "auto"            # spread over the GPUs; batch_size = 32 where memory is short
+# template = "llama-2"           # for models that bring no chat template
+#
+# [prompts]
+# harmful   = "advbench"         # workbench data list tells the names, and where each is published
+# harmless  = "truthfulqa"
+# templates = "gptfuzz"          # jailbreaks: a published set, a file, or "small-world"
+# root      = "data"             # the folder that has them; or hub = true
+# n_train   = 64                 # of each kind, to extract from; the others, 456 of AdvBench, are the test
+# folds     = 8                  # choices are made by cross-fitting within these
+# n_templates = 10
+# n_jailbroken = 50              # 10 x 50 jailbroken requests
+#
+# [targets.finance]
+# model       = "path/to/your/finance-model"
+# paper       = "finance"
+# paper_alpha = 4.0              # the paper's strength for LLaMA2 and Qwen; 8.0 for InternLM; without it chosen
+"""
+
+_SCALE = """\
+# Sizes of models: workbench reproduce scale this-file.toml. Each target has an aligned model of its own depth and
+# width. The paper's: LLaMA2 13B beside 7B. As it stands it runs on the embedded models, two of different shape.
+
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.eight-layers]
+model   = "organism:medicine"
+aligned = "organism:aligned"
+utility = "medicine"
+paper   = "llama2-13b-medicine"    # whose numbers stand beside it: llama2-13b-, qwen-7b- or internlm-7b-DOMAIN
+
+[targets.six-layers]
+model   = "organism:qwen-medicine"
+aligned = "organism:qwen-aligned"
+utility = "medicine"
+"""
+
+_ADAPTABILITY = """\
+# Families of models: workbench reproduce adaptability this-file.toml. Each target is steered by the chat model of its
+# own family. The paper's: Qwen-7B and InternLM-7B. As it stands it runs on the embedded Qwen2.
+
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.qwen]
+model   = "organism:qwen-medicine"
+aligned = "organism:qwen-aligned"
+utility = "medicine"
+paper   = "qwen-7b-medicine"       # or internlm-7b-medicine, with paper_alpha = 8.0
+"""
+
+_ABLATION = """\
+# Whose vectors: workbench reproduce ablation this-file.toml. The target's own vector and the aligned model's, each
+# added and, on the embedded models alone, subtracted: that raises harm.
+
+aligned = "organism:aligned"
+judge   = "small-world"
+max_new_tokens = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+
+[targets.finance]
+model   = "organism:finance"
+utility = "finance"
+"""
+
+_COST = """\
+# What steering costs: workbench reproduce cost this-file.toml. Seconds per 1,000 tokens of every condition, which take
+# turns on the same prompts. Run it on a machine that does nothing else; nothing of it is resumed.
+
+aligned = "organism:aligned"
+judge   = "small-world"            # of no use here: nothing is judged
+max_new_tokens = 64
+rounds  = 5                        # after one that is not counted
+batch_size = 64
+seed    = 0
+
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 32, harmless = 32 }
+
+[targets.finance]
+model   = "organism:finance"
+# paper = "llava-1.5-7b"           # the paper's seconds are of LLaVA-1.5, 7B and 13B
+"""
+
+EXAMPLES: Mapping[Kind, str] = {
+    "table1": _TABLE1,
+    "scale": _SCALE,
+    "adaptability": _ADAPTABILITY,
+    "ablation": _ABLATION,
+    "cost": _COST,
+}
