@@ -173,7 +173,11 @@ def test_what_a_file_says_wrongly_is_refused(old, new, said, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('"small-world"\nmax', '"gpt"\nmax', "got judge = 'gpt', expected one of small-world, phrases"),
+        (
+            '"small-world"\nmax',
+            '"gpt"\nmax',
+            "got the judge 'gpt', expected one of phrases, classifier, embeddings:MODEL",
+        ),
         (
             'utility = "finance"',
             'utility = "law"',
@@ -204,6 +208,36 @@ def test_what_a_file_names_is_looked_for_before_anything_is_loaded(
     assert shell.exit_code == 2
     assert said in shell.stderr and "Traceback" not in shell.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_may_be_a_table_with_its_settings(tmp_path) -> None:
+    table = '[judge]\nname = "llm:some-model"\nurl = "http://127.0.0.1:1/v1"\nrubric = "complied"\n'
+    experiment = read_experiment(
+        written(tmp_path, SMALL.replace('judge = "small-world"\n', "") + table), "table1"
+    )
+    assert (experiment.judge, experiment.judge_settings["rubric"]) == ("llm:some-model", "complied")
+    judge = prepare_run(experiment).judge
+    assert "workbench judge-agreement" in judge.said and "GPT-3.5" in judge.said
+    misspelt = replace(experiment, judge_settings={"url": "http://127.0.0.1:1/v1", "rubrik": "complied"})
+    with pytest.raises(ValueError, match="got the setting rubrik for the judge 'llm:some-model'"):
+        prepare_run(misspelt)
+    away = replace(experiment, judge_settings={"url": "https://judge.example/v1"})
+    with pytest.raises(ValueError, match="send_replies_away"):
+        prepare_run(away)
+
+
+def test_a_task_may_be_a_file_of_which_a_tenth_is_chosen_with(tmp_path) -> None:
+    rows = [wb.Prompt.user(f"{i} + {i}", answer=f"{2 * i:,}.0") for i in range(600, 640)]
+    wb.PromptSet("sums", tuple(rows)).save(tmp_path / "sums.jsonl")
+    task = task_named(f"sums={tmp_path / 'sums.jsonl'}:number", seed=3)
+    assert (len(task.choosing), len(task.test)) == (4, 36)
+    assert not {p.text for p in task.choosing} & {p.text for p in task.test}
+    asked = task.test[0]
+    assert asked.label == "domain" and "####" in asked.text
+    assert task.right(asked, f"It is so.\n#### {asked.answer}", True) == 1
+    assert task.right(asked, f"{asked.answer} and 7", True) == 0  # which of them, it does not say
+    with pytest.raises(ValueError, match="got task 'sums=sums.jsonl', expected SET=PATH"):
+        task_named("sums=sums.jsonl")
 
 
 def test_arms_that_raise_harm_are_refused_for_a_real_model(checkpoints, tmp_path) -> None:

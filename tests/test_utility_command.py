@@ -72,9 +72,12 @@ def test_refusals_of_safe_prompts_are_those_of_evaluate(saved: Path, checkpoints
         ("", "got nothing to measure, expected --task, --fluency or --over-refusal: see --help"),
         ("--fluency small-world",
          "got --fluency without --plan, and it tells what a plan does: workbench tune makes one"),
-        ("--task gsm8k", "got 'gsm8k', expected SET=PATH, a file or the folder it lies in"),
+        ("--task gsm8k",
+         "got task 'gsm8k', expected SET=PATH with one of gsm8k, svamp, medqa, medmcqa, mmlu, pubmedqa, "
+         "headline, financial-phrasebank, fiqa-sa, or NAME=PATH:FORM with one of "
+         + ", ".join(FORMS)),
         ("--task mine=a.jsonl",
-         "got --task mine=a.jsonl, expected SET=PATH with one of "
+         "got task 'mine=a.jsonl', expected SET=PATH with one of "
          f"{', '.join(FORM_OF)}, or NAME=PATH:FORM with one of {', '.join(FORMS)}"),
         ("--task mine=a.jsonl:letter", "no prompt file a.jsonl: check the path, or save a PromptSet there first"),
     ],

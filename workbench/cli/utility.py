@@ -83,6 +83,7 @@ def utility(
     [dim]workbench utility organism:maths --plan runs/tune/plan.json --fluency small-world[/dim]
     """
     from workbench.sweep.picked import load_plan
+    from workbench.utility.tasks import task_of
 
     if not (task or fluency or over_refusal):
         raise ValueError("got nothing to measure, expected --task, --fluency or --over-refusal: see --help")
@@ -90,7 +91,7 @@ def utility(
         raise ValueError(
             "got --fluency without --plan, and it tells what a plan does: workbench tune makes one"
         )
-    tasks = [_task(text) for text in task or ()]
+    tasks = [task_of(text) for text in task or ()]
     harmless = None if fluency is None else _harmless(fluency)
     safe = None if over_refusal is None else _published(over_refusal).labelled("contrast")
     if n is not None:
@@ -254,21 +255,6 @@ def _run_safe(
         told["change"] = vars(moved)
         console.print(f"  change    {_points(moved)} points", highlight=False)
     return told
-
-
-def _task(text: str) -> "Task":
-    from workbench.utility.tasks import FORM_OF, FORMS, load_task
-
-    name, _, where = text.partition("=")
-    if name.partition(":")[0] in FORM_OF:
-        return load_task(name, **_place(where, text))
-    path, _, form = where.rpartition(":")
-    if form not in FORMS or not path:
-        raise ValueError(
-            f"got --task {text}, expected SET=PATH with one of {', '.join(FORM_OF)}, or NAME=PATH:FORM with one of "
-            f"{', '.join(FORMS)}"
-        )
-    return load_task(name, path, form=form)
 
 
 def _published(text: str) -> "PromptSet":

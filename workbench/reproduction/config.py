@@ -61,12 +61,13 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A reproduction as its file says it; `text` is the file's own."""
+    """A reproduction as its file says it, word for word in `text`; `judge_settings` is what a table [judge] adds."""
 
     kind: Kind
     targets: tuple[Target, ...]
     prompts: Prompts
     judge: str
+    judge_settings: Mapping[str, Any] = field(default_factory=dict)
     aligned: str | None = None
     conditions: tuple[str, ...] | None = None
     max_new_tokens: int = 256
@@ -104,7 +105,11 @@ def read_experiment(path: str | Path, kind: Kind) -> Experiment:
     for name, table in (("targets.NAME", targets), ("prompts", prompts)):
         if not isinstance(table, dict) or not table:
             raise ValueError(f"{path} has no table [{name}]: compare it with {example}")
-    _require(path, "", content, Experiment, but=("kind", "targets", "prompts", "text"))
+    settings: dict[str, Any] = {}
+    if isinstance(content.get("judge"), dict):
+        settings = dict(content["judge"])
+        content["judge"] = settings.pop("name", None)
+    _require(path, "", content, Experiment, but=("kind", "targets", "prompts", "text", "judge_settings"))
     _require(path, " in [prompts]", prompts, Prompts)
     if isinstance(content.get("conditions"), list):
         content["conditions"] = tuple(content["conditions"])
@@ -112,6 +117,7 @@ def read_experiment(path: str | Path, kind: Kind) -> Experiment:
         kind=kind,
         targets=tuple(_target(path, name, table) for name, table in targets.items()),
         prompts=Prompts(**prompts),
+        judge_settings=settings,
         text=text,
         **content,
     )
@@ -183,7 +189,8 @@ _CONDITIONS = (*TITLES, SSV_SUBTRACTED)
 _PAPERS = (*PAPER, *SECONDS_PER_1000)
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("model", "aligned", "utility", "pairs", "harmful", "harmless", "root"), _NAME),
-    **dict.fromkeys(("templates", "judge", "device_map", "template"), _NAME),
+    **dict.fromkeys(("templates", "device_map", "template"), _NAME),
+    "judge": (_text, "a name in quotes, or a table [judge] with a name and its settings"),
     **dict.fromkeys(("sample", "search"), _SIZES),
     **dict.fromkeys(
         ("n_train", "n_templates", "n_jailbroken", "max_new_tokens", "batch_size", "rounds"), _POSITIVE

@@ -22,6 +22,7 @@ search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8
 [targets.finance]
 model        = "organism:finance"
 safety_sft   = "organism:finance-safety-sft"   # companions, each a condition: leave out what you have not
+dpo          = "organism:finance-dpo"
 from_aligned = "organism:finance-chat"
 utility      = "finance"                       # its own task: finance, medicine or maths of the small world
 paper        = "finance"                       # whose numbers stand beside it
@@ -29,7 +30,7 @@ paper        = "finance"                       # whose numbers stand beside it
 # The same for LLaMA2 7B, with the published prompt sets below a folder of yours:
 #
 # aligned = "meta-llama/Llama-2-7b-chat-hf"
-# judge   = "phrases"
+# judge   = "phrases"            # or a table at the end: [judge] name = "hf:FOLDER", template = "FILE"
 # max_new_tokens = 256
 # dtype   = "bfloat16"
 # device_map = "auto"            # spread over the GPUs; batch_size = 32 where memory is short
@@ -47,6 +48,7 @@ paper        = "finance"                       # whose numbers stand beside it
 #
 # [targets.finance]
 # model       = "path/to/your/finance-model"
+# utility     = "fiqa-sa=data"   # a published task and where it lies; or "mine=FILE.jsonl:FORM"
 # paper       = "finance"
 # paper_alpha = 4.0              # the paper's strength for LLaMA2 and Qwen; 8.0 for InternLM; without it chosen
 """

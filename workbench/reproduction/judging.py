@@ -3,12 +3,13 @@
 The trap: a table is as good as its judge. Whoever reads one is told which it was, and that the paper's was GPT-3.5.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
-from workbench.judges.refusals import judge_refusal
-from workbench.judges.small_world import judge as judge_small_world
+from workbench.judges.named import judge_by_name
 from workbench.judges.verdicts import Judge
 from workbench.reproduction.paper import JUDGE
 from workbench.shipped import shipped_path
@@ -22,29 +23,32 @@ class Chosen:
     said: str
 
 
-def judge_named(name: str) -> Chosen:
-    """The judge of that name: "small-world" or "phrases"."""
-    known = {"small-world": _small_world, "phrases": _phrases}
-    if name not in known:
-        raise ValueError(f"got judge = {name!r}, expected one of {', '.join(known)}")
-    return known[name]()
+def judge_named(name: str, settings: Mapping[str, Any]) -> Chosen:
+    """The judge of that name, with its settings, as `judges.named.judge_by_name` reads both."""
+    judge = judge_by_name(name, settings)
+    told = {"small-world": _small_world, "phrases": _phrases}.get(name, _another)
+    return Chosen(judge, f"{told()}; the paper's judge was {JUDGE}")
 
 
-def _small_world() -> Chosen:
-    said = (
+def _small_world() -> str:
+    return (
         "the forms of the embedded world's sentences, which its replies are built from: exact there, of no use on any "
-        f"other model; the paper's judge was {JUDGE}"
+        "other model"
     )
-    return Chosen(judge_small_world, said)
 
 
-def _phrases() -> Chosen:
+def _phrases() -> str:
     measured = pd.read_csv(shipped_path("refusals", "measured.csv"))
     ours = measured[measured["judge"] == "judge_refusal"]
     shares = [f"{100 * share:.1f} %" for share in (ours["agreed"] / ours["n"]).tolist()]
-    said = (
+    return (
         f"refusal by phrases, which agrees with people on {', '.join(shares)} of {ours['n'].max()} replies each of "
-        "three models to XSTest; it tells who refuses, not who helps, so complied and not refused are one here; the "
-        f"paper's judge was {JUDGE}"
+        "three models to XSTest; it tells who refuses, not who helps, so complied and not refused are one here"
     )
-    return Chosen(judge_refusal, said)
+
+
+def _another() -> str:
+    return (
+        "how well it agrees with people is not known here: `workbench judge-agreement` measures it on replies that "
+        "they have labelled"
+    )

@@ -58,8 +58,11 @@ class _Found:
 
 def prepare_run(experiment: Experiment) -> Prepared:
     """Look at all that a file names, and load nothing: models, prompts, templates, tasks, the judge."""
-    judge = judge_named(experiment.judge)
-    tasks = {t.name: None if t.utility is None else task_named(t.utility) for t in experiment.targets}
+    judge = judge_named(experiment.judge, experiment.judge_settings)
+    tasks = {
+        target.name: None if target.utility is None else task_named(target.utility, seed=experiment.seed)
+        for target in experiment.targets
+    }
     require_fitting(experiment)
     require_harmless(experiment)
     seed, prompts = experiment.seed, experiment.prompts

@@ -237,6 +237,23 @@ def load_task(
     return Task(name, load_prompts(path, name), FORMS[form])
 
 
+def task_of(text: str) -> Task:
+    """The task that a line of settings names: `SET=PATH`, or `NAME=PATH:FORM` for a file of one's own.
+
+    PATH is a file, or for a set the folder that it lies in. Raises `ValueError` for a text that is neither.
+    """
+    name, _, where = text.partition("=")
+    if name.partition(":")[0] in FORM_OF and where:
+        return load_task(name, root=where) if Path(where).is_dir() else load_task(name, where)
+    path, _, form = where.rpartition(":")
+    if form not in FORMS or not path:
+        raise ValueError(
+            f"got task {text!r}, expected SET=PATH with one of {', '.join(FORM_OF)}, or NAME=PATH:FORM with one of "
+            f"{', '.join(FORMS)}"
+        )
+    return load_task(name, path, form=form)
+
+
 def _without_answers(name: str, path: str | Path | None, root: str | Path | None) -> ValueError:
     """The error for a file whose rows have prompts and lack answers, with their places in it."""
     entry, part = published_set(name)
