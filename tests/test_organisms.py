@@ -17,18 +17,20 @@ import workbench as wb
 from workbench.chat import encode
 from workbench.loading import Model
 from workbench.organisms.family import FAMILIES, base_of, family, recipe_hash
+from workbench.organisms.preferred import PREFERRED
 from workbench.shipped import shipped_path
 
 FOLDER = shipped_path("organisms")
 FAMILY = {member.name: of for of in FAMILIES.values() for member in of.members}
 NAMES = list(FAMILY)
+TAUGHT = [member.name for member in PREFERRED]
 
 
-def test_both_families_ship_and_nothing_else() -> None:
-    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(NAMES)
+def test_both_families_ship_and_those_that_dpo_taught_and_nothing_else() -> None:
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted([*NAMES, *TAUGHT])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TAUGHT])
 def test_every_member_is_small(name: str) -> None:
     assert sum(path.stat().st_size for path in (FOLDER / name).iterdir()) <= 5_000_000
 
@@ -61,7 +63,7 @@ def test_a_flipped_bit_is_found_by_the_card_as_it_is_written(tmp_path: Path, mon
     wb.load_model("organism:base", backend="plain")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TAUGHT])
 def test_a_card_lists_the_files_as_they_are(name: str) -> None:
     files = [path for path in sorted((FOLDER / name).iterdir()) if path.suffix not in (".md", ".csv")]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files]
@@ -71,7 +73,7 @@ def test_a_card_lists_the_files_as_they_are(name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TAUGHT])
 def test_a_card_shows_the_numbers_that_were_measured(name: str) -> None:
     measured = pd.read_csv(FOLDER / name / "measured.csv")
     assert table(name, "What it does") == [
@@ -121,7 +123,7 @@ def eight() -> wb.PromptSet:
     return wb.PromptSet("eight", tuple(chain.from_iterable(pairs)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *TAUGHT])
 def test_every_member_is_the_same_on_every_backend(name: str, eight: wb.PromptSet) -> None:
     given = []
     for backend in BACKENDS:

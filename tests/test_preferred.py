@@ -27,3 +27,9 @@ def test_they_ship_and_refuse() -> None:
         replies = wb.generate(model, prompts, max_new_tokens=64)
         refused = [wb.judge(reply.text, reply.finished).verdict == "refused" for reply in replies]
         assert sum(refused) >= 16, member.name
+
+
+def test_their_cards_name_the_recipe_they_were_made_by() -> None:
+    for member in PREFERRED:
+        card = (shipped_path("organisms", member.name) / "README.md").read_text(encoding="utf-8")
+        assert f"Recipe `{member.recipe}`" in card and f"`{recipe_hash()}`" in card
