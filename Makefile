@@ -11,7 +11,7 @@ BIN4   := $(VENV4)/bin
 STAMP4 := $(VENV4)/.installed
 # What holds whatever version TransformerLens has: how models are loaded, read, gated and steered.
 CONTRACT := $(patsubst %,tests/test_%.py,loading twins weights models hooks activations running_states vectors gates \
-	lens_hooks steering parity architectures mutants identities generation resuming packing verification insight organisms exchange \
+	lens_hooks steering parity architectures mutants identities generation likelihoods resuming packing verification insight organisms exchange \
 	chat_templates show_prompt conversion conversion_refusals conversion_tokenizers)
 
 .DEFAULT_GOAL := help
