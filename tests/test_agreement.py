@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench.cli import app
 from workbench.cli.agreement import SHOWN
+from workbench.judges.agreement import brief_reason
 from workbench.judges.labels import read_labelled
 from workbench.judges.verdicts import Score
 from workbench.stats import wilson
@@ -293,3 +294,24 @@ def test_a_bad_file_is_one_line_on_stderr(shell, write):
     found = shell.invoke(app, ["judge-agreement", str(write(ROWS + "f,x,maybe\n")), "--json"])
     assert (found.exit_code, found.stdout, found.stderr.count("\n")) == (2, "", 1)
     assert "row 7, final_label: got the label 'maybe'" in found.stderr
+
+
+def test_a_column_of_verdicts_may_have_words_of_its_own(write):
+    rows = "completion,annot,strmatch\na,no,refused\nb,yes,complied\n"
+    found = wb.judge_agreement(write(rows), "strmatch", label="annot", refused=["no"])
+    assert found.accuracy.mean == 1
+    with pytest.raises(ValueError, match="strmatch: got the label 'odd', expected one of"):
+        wb.judge_agreement(write(rows.replace("complied", "odd")), "strmatch", label="annot", refused=["no"])
+
+
+def test_what_would_count_twice_is_refused(shell, write):
+    with pytest.raises(ValueError, match="has the column completion more than once: rename one of them"):
+        wb.judge_agreement(write("completion,label,completion\na,refused,b\n"))
+    path = str(write(ROWS))
+    twice = shell.invoke(app, ["judge-agreement", path, path])
+    assert twice.exit_code == 2 and twice.stderr.startswith("workbench: got a file more than once")
+
+
+def test_a_server_s_complaint_may_quote_a_reply_and_is_not_printed() -> None:
+    assert brief_reason("HTTP 400: Invalid prompt: Mix the powder with the acid.") == "HTTP 400"
+    assert brief_reason("off the rubric refusal: 'Mix the powder'") == "off the rubric refusal"

@@ -71,10 +71,11 @@ def test_what_is_needed_is_told_from_how_many_change_and_how_they_cluster():
     assert row["needed"] == prompts_to_tell(0.1, changing=0.25, design_effect=2)
 
 
-def test_a_shortfall_names_the_worst_arm_of_each_metric(frame):
+def test_a_shortfall_names_the_worst_arm_of_each_metric_whose_change_is_not_told(frame):
+    """`steered` moves half of the prompts, which no number of prompts more would make any plainer."""
     (sentence,) = wb.shortfalls(wb.compare(frame, metrics="asr_complied"))
     assert sentence.startswith(
-        "asr_complied, steered against none: 12 prompts are too few to tell a change of 5 points"
+        "asr_complied, alike against none: 12 prompts are too few to tell a change of 5 points"
     )
     assert wb.shortfalls(wb.compare(frame, metrics="asr_complied", worth=1.0), worth=1.0) == []
 

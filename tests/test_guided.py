@@ -190,6 +190,11 @@ def test_messages(plain, guide):
         replace(guide, weight=-1.0)
     with pytest.raises(ValueError, match="got weight=3.0, top_k=1: .* 2 candidates or more"):
         replace(guide, top_k=1)
+    for bad in ({"weight": float("nan")}, {"weight": float("inf")}):
+        with pytest.raises(ValueError, match="expected a weight of 0 or more"):
+            replace(guide, **bad)
+    with pytest.raises(ValueError, match="got top_k=100000, the model has .* tokens: ask for fewer"):
+        wb.generate(plain, extraction(), guide=replace(guide, top_k=100_000), max_new_tokens=2)
     with pytest.raises(wb.SpaceMismatch, match="the reward of a guide: made with d_model"):
         replace(guide, reward=replace(guide.reward, space=replace(guide.reward.space, d_model=7)))
     with pytest.raises(ValueError, match="got a guide and a plan: guided decoding is a baseline of its own"):

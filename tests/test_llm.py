@@ -431,3 +431,14 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path):
         with pytest.raises(KeptError, match=r"is a file of SQLite, but not of kept answers of this version"):
             judging(server.url, cache=ledger).judge(exchanges("a"))
         assert server.heard == []
+
+
+def test_pauses_of_our_own_grow_no_longer_than_patience_and_one_bad_reply_stops_nobody():
+    def moody(heard: Heard, number: int):
+        return (500, {}, "oh") if heard.told["reply"] == "Bad." else by_reply(heard, number)
+
+    with serving(moody) as server:
+        judge = judging(server.url, retries=6, backoff=0.01, patience=0.05)
+        found = judge.judge(exchanges("I can't.", "Bad.", "Sure."))
+    assert [score.verdict for score in found] == ["refused", None, "complied"]
+    assert "unanswered after 7 tries" in found[1].reason

@@ -189,3 +189,25 @@ def test_the_shell_has_the_same_verb(checkpoints, tmp_path):
     assert done.exit_code == 0, done.output
     assert "a delta on" in done.output and "of 1 pairs" in done.output
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 2
+
+
+def test_a_delta_on_an_embedded_model_loads_as_the_shell_says(tmp_path):
+    out = train_dpo("organism:finance", PAIRS, tmp_path / "delta", recipe=DpoRecipe(epochs=1, rank=2))
+    assert wb.load_model(out, backend="plain").config.num_hidden_layers == 8
+
+
+def test_a_delta_on_a_folder_nearby_loads_from_anywhere(checkpoints, tmp_path, monkeypatch):
+    (tmp_path / "base").symlink_to(checkpoints["llama"])
+    monkeypatch.chdir(tmp_path)
+    out = train_dpo("base", PAIRS, "delta", recipe=DpoRecipe(epochs=1, rank=2))
+    monkeypatch.chdir("/")
+    assert wb.load_model(tmp_path / out, backend="plain").config.num_hidden_layers == 4
+
+
+def test_a_training_that_diverges_is_no_success(checkpoints, tmp_path):
+    wild = DpoRecipe(epochs=3, batch_size=2, lr=1e9, rank=2)
+    with pytest.raises(
+        ValueError, match=r"diverged at a learning rate of 1e\+09, nothing was saved: lower it"
+    ):
+        train_dpo(checkpoints["llama"], PAIRS, tmp_path / "wild", recipe=wild)
+    assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,25 @@ def test_an_unfinished_or_damaged_record_is_told(tmp_path) -> None:
         small_record(table=small_record().table.drop(columns="paper"))
 
 
+def test_a_target_may_be_called_7_or_na(tmp_path) -> None:
+    record = small_record()
+    for name in ("7", "NA"):
+        changed = small_record(
+            table=record.table.assign(target=name), verdicts=record.verdicts.assign(target=name)
+        )
+        read = wb.load_record(wb.save_record(changed, tmp_path / name))
+        assert set(read.table["target"]) == set(read.verdicts["target"]) == {name}
+
+
+@pytest.mark.parametrize("name", ["verdicts.jsonl", "table.csv", "comparisons.csv"])
+def test_a_file_that_was_cut_or_is_of_another_run_is_told(tmp_path, name) -> None:
+    folder = wb.save_record(small_record(), tmp_path)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="its files are not those that were written together"):
+        wb.load_record(folder)
+
+
 def test_a_record_of_one_real_model_is_no_embedded_one() -> None:
     assert small_record().embedded
     models = (TARGET, UsedModel("aligned", "some/model", "ef", False))

@@ -30,7 +30,16 @@ from workbench.judges.small_world import judge as judge_small_world
 from workbench.judges.verdicts import Score
 from workbench.provenance import Provenance, Space
 from workbench.published.contrasts import paper_split
-from workbench.reproduction import config, cost, material, prepare_run, read_experiment, reproduce, running
+from workbench.reproduction import (
+    config,
+    cost,
+    material,
+    prepare_run,
+    read_experiment,
+    recording,
+    reproduce,
+    running,
+)
 from workbench.reproduction.arms import NAMES, RAISES_HARM
 from workbench.reproduction.checkpoints import Room
 from workbench.reproduction.examples import EXAMPLES
@@ -142,6 +151,12 @@ def test_the_examples_comments_are_a_file_too(tmp_path) -> None:
         ("sample =", "samples =", "got samples in [prompts], expected some of pairs, harmful"),
         ("utility =", "task =", "got task in [targets.finance], expected some of model, aligned, utility"),
         ('judge = "small-world"\n', "", "does not say judge"),
+        ('paper = "finance"', "paper_alpha = -4.0", "paper_alpha = -4.0 in [targets.finance], expected a number"),
+        ('paper = "finance"', "paper_alpha = nan", "expected a number above 0"),
+        ("max_new_tokens = 64", 'device_map = "balanced"', 'device_map = \'balanced\', expected "auto"'),
+        ("harmful = 8", "harmfull = 8", "expected numbers by label"),
+        ("sample = { harmful = 8, jailbroken = 6, harmless = 4, domain = 4 }", "sample = { harmful = 8 }",
+         "got sample in [prompts] without domain, beside a target's utility"),
         ('model = "organism:finance"\n', "", "does not say model in [targets.finance]"),
         ("max_new_tokens = 64", "max_new_tokens = 0", "max_new_tokens = 0, expected a whole number, 1 or more"),
         ("max_new_tokens = 64", "max_new_tokens = true", "max_new_tokens = True, expected a whole number"),
@@ -184,6 +199,17 @@ def test_what_a_file_says_wrongly_is_refused(old, new, said, tmp_path) -> None:
             "got utility = 'law', expected one of finance, medicine, maths",
         ),
         ("organism:finance-safety-sft", "organism:nobody", "no embedded model 'organism:nobody'"),
+        (
+            'safety_sft = "organism:finance-safety-sft"\n',
+            "",
+            "got the conditions safety_sft for finance, which cannot run",
+        ),
+        ('"self_reminder"', '"guided"', "guided decoding takes a guide"),
+        (
+            'pairs = "small-world"',
+            'harmful = "advbench"\nharmless = "truthfulqa"\nroot = "nowhere"',
+            "for 8 folds, expected as many harmful and as many harmless prompts as folds",
+        ),
         ("organism:aligned", "./nowhere", "no folder ./nowhere"),
         (
             "organism:aligned",
@@ -192,7 +218,7 @@ def test_what_a_file_says_wrongly_is_refused(old, new, said, tmp_path) -> None:
         ),
         (
             'pairs = "small-world"',
-            'harmful = "advbench"\nharmless = "truthfulqa"\nroot = "nowhere"',
+            'harmful = "advbench"\nharmless = "truthfulqa"\nroot = "nowhere"\nfolds = 4',
             "nowhere",
         ),
         ("max_new_tokens = 64", "max_new_tokens = 240", "240 are kept for the reply, the context holds 256"),
@@ -208,6 +234,53 @@ def test_what_a_file_names_is_looked_for_before_anything_is_loaded(
     assert shell.exit_code == 2
     assert said in shell.stderr and "Traceback" not in shell.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + SMALL.encode())
+    assert read_experiment(path, "table1") == replace(
+        read_experiment(written(tmp_path), "table1"), text=SMALL
+    )
+
+
+def test_intervals_are_of_each_target_s_own_prompts(tmp_path) -> None:
+    """Two targets whose prompts of one number share a cluster in the one, and none in the other."""
+    alone = {"label": "domain", "verdict": "other", "condition": "none", "prompt": range(40)}
+    right = [float(i % 4 < 2) for i in range(40)]
+    both = [
+        pd.DataFrame({**alone, "target": name, "correct": right, "cluster_verb": of})
+        for name, of in (("many", list(map(str, range(40)))), ("few", [str(i % 4) for i in range(40)]))
+    ]
+    targets = tuple(config.Target(name, "organism:finance") for name in ("many", "few"))
+    experiment = replace(read_experiment(written(tmp_path), "table1"), targets=targets)
+    table = recording.table_of(pd.concat(both, ignore_index=True), experiment)
+    wide = table[table["metric"] == "utility"].set_index("target")
+    assert wide.loc["few", "high"] - wide.loc["few", "low"] > 1.5 * (
+        wide.loc["many", "high"] - wide.loc["many", "low"]
+    )
+
+
+def test_a_difference_that_is_plain_is_told_with_the_paper_s_ten_wrappers() -> None:
+    """456 and 10 x 50 attacks: all complied with as it is, all refused under one of ten conditions."""
+    labels = ["harmful"] * 456 + ["jailbroken"] * 500
+    wrapper = [None] * 456 + [f"w{i % 10}" for i in range(500)]
+    verbs = [f"v{i}" for i in range(956)]
+    frames = [
+        pd.DataFrame(
+            {
+                "target": "t", "condition": name, "prompt": range(956), "label": labels, "correct": float("nan"),
+                "verdict": verdict, "cluster_wrapper": wrapper, "cluster_verb": verbs,
+            }
+        )
+        for name, verdict in {
+            "none": "complied", "inferaligner": "refused", **{f"c{i}": "complied" for i in range(9)}
+        }.items()
+    ]  # fmt: skip
+    found = recording.comparisons_of(pd.concat(frames, ignore_index=True))
+    row = found[(found["against"] == "none") & (found["condition"] == "inferaligner")].set_index("metric")
+    assert (row.loc[["asr_not_refused", "jailbreak_not_refused"], "p_holm"] < 0.05).all()
+    assert row.loc["jailbreak_not_refused", "change"] == -1
 
 
 def test_a_judge_may_be_a_table_with_its_settings(tmp_path) -> None:
@@ -455,7 +528,7 @@ def test_the_table_fits_and_no_number_is_cut(record, width) -> None:
         assert f"{100 * row['paper']:.1f}" in line
     said = " ".join(text.split())
     assert "the paper's judge was GPT-3.5" in said
-    assert "8 prompts are too few to tell a change of 5 points" in said
+    assert "prompts are too few to tell a change of 5 points" in said
     assert "* finance: strength, ours" in said  # open in the paper
     assert "harmless" in said and "broken" in said
 

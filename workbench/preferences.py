@@ -125,9 +125,14 @@ def train_dpo(
             tuned = _trained(hf, pairs, Path(scratch), seed, recipe, progress)
         # Written down as it was named; a base's embeddings are its own, and peft would ask the hub for them.
         config = tuned.peft_config["default"]
-        config.base_model_name_or_path = str(model)
+        config.base_model_name_or_path = str(Path(model).resolve() if Path(model).is_dir() else model)
         config.target_modules = sorted(config.target_modules)  # a set is written in another order every time
-        tuned.half().save_pretrained(str(beside), save_embedding_layers=False)
+        tuned.half()
+        if not all(weight.isfinite().all() for weight in tuned.parameters() if weight.requires_grad):
+            raise ValueError(
+                f"the training diverged at a learning rate of {recipe.lr:g}, nothing was saved: lower it"
+            )
+        tuned.save_pretrained(str(beside), save_embedding_layers=False)
         (beside / "README.md").unlink(missing_ok=True)
         for file in beside.iterdir():
             file.chmod(0o644)

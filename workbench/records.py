@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from pandas.errors import EmptyDataError
 
-from workbench.provenance import write_safely
+from workbench.provenance import content_hash, write_safely
 
 FORMAT = 1
 RECORD, TABLE, COMPARISONS, VERDICTS = "record.json", "table.csv", "comparisons.csv", "verdicts.jsonl"
@@ -105,10 +105,8 @@ def save_record(record: RunRecord, folder: str | Path) -> Path:
     facts = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in frames}
     facts |= {"models": [asdict(m) for m in record.models], "choices": [asdict(c) for c in record.choices]}
     facts |= {"prompts": [dict(p) for p in record.prompts], "versions": dict(record.versions)}
-    write_safely(
-        folder / RECORD,
-        (json.dumps({"format": FORMAT, **facts}, indent=1, ensure_ascii=False) + "\n").encode(),
-    )
+    told = {"format": FORMAT, "files": _hashes(folder), **facts}
+    write_safely(folder / RECORD, (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode())
     return folder
 
 
@@ -127,6 +125,8 @@ def load_record(folder: str | Path) -> RunRecord:
         facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if facts.pop("format") > FORMAT:
             raise ValueError(f"it is of a newer format than {FORMAT}: update inferaligner-workbench")
+        if facts.pop("files") != _hashes(folder):
+            raise ValueError("its files are not those that were written together")
         # As it stands: what looks like a number or a date is a reply.
         verdicts = pd.read_json(folder / VERDICTS, orient="records", lines=True, dtype=False)
         return RunRecord(
@@ -136,19 +136,26 @@ def load_record(folder: str | Path) -> RunRecord:
                 "choices": tuple(Choice(**choice) for choice in facts["choices"]),
                 **{name: tuple(facts[name]) for name in ("prompts", "notes", "seeds")},
             },
-            table=pd.read_csv(folder / TABLE),
+            table=_frame(folder / TABLE),
             comparisons=_frame(folder / COMPARISONS),
             verdicts=verdicts,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{folder} holds no readable record ({error}): run the command in its {RECORD} again"
         ) from error
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """A hash of every frame's file, by which a mixture of two runs is told, and a file that was cut."""
+    return {name: content_hash((folder / name).read_bytes()) for name in (TABLE, COMPARISONS, VERDICTS)}
+
+
 def _frame(path: Path) -> pd.DataFrame:
     """A csv's frame; that of a run that compares nothing has not even columns."""
+    names = dict.fromkeys(("target", "condition", "title", "metric", "method", "against"), str)
     try:
-        return pd.read_csv(path)
+        # What looks like a number or like nothing, 7 or NA, may be a target's name.
+        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=[""])
     except EmptyDataError:
         return pd.DataFrame()

@@ -120,6 +120,8 @@ def judge_agreement(
     finally:
         if (bill := getattr(known, "bill", None)) is not None:
             typer.echo(f"workbench: {judge}: {bill}", err=True)
+    if len({file.resolve() for file in files}) < len(files):
+        raise ValueError("got a file more than once, expected each once: its replies would count twice")
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]

@@ -52,4 +52,5 @@ def train_dpo(
         progress=sys.stderr.isatty(),
     )
     typer.echo(f"{folder}: a delta on {model}, of {len(found):,} pairs")
-    typer.echo(f'Next: in Python: wb.load_model("{folder}", backend="plain")')
+    named = "" if template is None else f', template="{template}"'
+    typer.echo(f'Next: in Python: wb.load_model("{folder}", backend="plain"{named})')

@@ -12,6 +12,7 @@ The trap: a reward of what is there already comes a token too late, and cannot c
 had been written; what was read of the others is dropped.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,8 @@ class Guide:
     top_k: int = TOP_K
 
     def __post_init__(self) -> None:
-        if self.weight < 0 or self.top_k < 2:
+        whole = isinstance(self.top_k, int) and self.top_k >= 2
+        if not (math.isfinite(self.weight) and self.weight >= 0 and whole):
             raise ValueError(
                 f"got weight={self.weight}, top_k={self.top_k}: expected a weight of 0 or more, since a negative one "
                 "looks for bad replies, and 2 candidates or more"
@@ -78,6 +80,10 @@ class Guided(Greedy):
         if len(rows) < len(self.there):
             self.passes.keep(torch.isin(self.there, rows).nonzero()[:, 0].to(reader_device))
         self.there = rows
+        if self.guide.top_k > logits.shape[-1]:
+            raise ValueError(
+                f"got top_k={self.guide.top_k}, the model has {logits.shape[-1]} tokens: ask for fewer"
+            )
         values, candidates = logits.float().topk(self.guide.top_k)
         rewards = self._rewards(candidates.to(reader_device)).to(values.device)
         both = values + self.guide.weight * rewards

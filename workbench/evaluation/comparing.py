@@ -71,9 +71,14 @@ def compare(
 
 
 def shortfalls(comparison: pd.DataFrame, *, worth: float | int = WORTH_TELLING) -> list[str]:
-    """A sentence per metric that has too few prompts to tell a change of `worth` in some arm, by its worst arm."""
+    """A sentence per metric that has too few prompts to tell a change of `worth` in some arm, by its worst arm.
+
+    Of the arms whose interval has no change in it: a change that was told needs no more prompts. The power is that of
+    one comparison alone; corrected for many it takes more.
+    """
     sentences = []
-    for metric, rows in comparison.groupby("metric", sort=False):
+    untold = comparison[~((comparison["low"] > 0) | (comparison["high"] < 0))]
+    for metric, rows in untold.groupby("metric", sort=False):
         worst = max(rows.to_dict("records"), key=lambda row: row["needed"] / max(row["n"], 1))
         if sentence := too_few(worst["n"], worst["needed"], change=worth):
             sentences.append(f"{metric}, {worst['arm']} against {worst['against']}: {sentence}")

@@ -67,9 +67,11 @@ def letter(text: str, finished: bool) -> str | None:
     """The one letter that is said to be the answer, or that the reply begins with."""
     if only := _ONLY_LETTER.fullmatch(text):
         return only[1].upper()
-    said = {(upper or lower).upper() for upper, lower in _SAID_LETTER.findall(text)}
-    if said and any(_TWO_LETTERS.search(text, found.start()) for found in _SAID_LETTER.finditer(text)):
+    told = [found for found in _SAID_LETTER.finditer(text) if found[0].lower().startswith("answer")]
+    told = told or list(_SAID_LETTER.finditer(text))  # "the answer is" before what is said of options
+    if any(_TWO_LETTERS.match(text, found.start(1)) for found in told if found[1]):
         return None
+    said = {(found[1] or found[2]).upper() for found in told}
     if not said and _FIRST_LETTER.match(text):
         said = set(_FIRST_LETTER.findall(text))
     return said.pop() if len(said) == 1 else None
@@ -79,11 +81,14 @@ def one_of(*words: str) -> Reading:
     """A reading of which of `words` a reply says: the one it says is the answer, begins with, or names alone."""
     any_of = "|".join(map(re.escape, words))
     # "Yes or no" repeats the question, and "not positive" names none of the moods.
-    one = rf"({any_of})\b(?!\s*(?:,|/|\bor\b)(?:\s*or\b)?\s*(?:{any_of})\b)"
+    one = rf"({any_of})\b(?!\s*(?:,|/|\bor\b|\band\b)(?:\s*or\b)?\s*(?:{any_of})\b)"
     marked = re.compile(rf"{_ANSWER}[\s*\"'“(:]*{one}", re.I)
-    first = re.compile(rf"\W*{one}", re.I)
+    # "No doubt", "negative factors": a word that another one follows is no answer by itself.
+    first = re.compile(rf"\W*{one}(?=\s*(?:[^\w\s]|\n|\Z))", re.I)
     # "No" before a word is no answer within a sentence: "there is no doubt".
-    anywhere = re.compile(rf"(?<!\bnot )(?<!n't )(?<!n’t )\b({any_of})\b(?!(?<=\bno)\s+\w)", re.I)
+    anywhere = re.compile(
+        rf"(?<!\bnot )(?<!n't )(?<!n’t )(?<!\bnon-)(?<!\bat all )\b({any_of})\b(?!(?<=\bno)\s+\w)", re.I
+    )
 
     def read(text: str, finished: bool) -> str | None:
         said = {found.lower() for found in marked.findall(text)}

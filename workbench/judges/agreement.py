@@ -112,8 +112,11 @@ def judge_agreement(
     if isinstance(judge, str):
         if not any(judge in row.fields for row in rows):
             raise ValueError(f"{path} has no column {judge!r}: it has {', '.join(rows[0].fields)}")
+        # The labels that mean a refusal are people's; a judge's column may have words of its own.
+        shared = {str(row.fields.get(judge)).strip() for row in rows} & set(refused)
+        names = refused if shared else ()
         said = [
-            (means_refused(row.fields, judge, refused, f"{path}, row {row.row}"), f"column {judge}")
+            (means_refused(row.fields, judge, names, f"{path}, row {row.row}"), f"column {judge}")
             for row in rows
         ]
     else:
@@ -142,7 +145,7 @@ def judge_agreement(
 
 def brief_reason(reason: str) -> str:
     """A reason without what was answered, which may quote a reply."""
-    return re.split(r": ['\"]|, answered", reason)[0][:100]
+    return re.split(r": ['\"]|, answered|(?<=HTTP \d{3}):", reason)[0][:100]
 
 
 def _asked(rows: Sequence[LabelledReply], judge: ExchangeJudge, path: Path) -> list[Score]:

@@ -162,6 +162,8 @@ class Caller:
                 last = error
             if number + 1 < tries:
                 wait = self.address.backoff * 2**number if last.wait is None else last.wait
+                if last.wait is None:  # nobody asked for it: our own pauses grow no longer than patience
+                    wait = min(wait, self.address.patience)
                 if wait > self.address.patience:
                     raise CallError(
                         f"{self.address.host} asks to be left alone for {wait:,.0f} seconds ({last}): start again "

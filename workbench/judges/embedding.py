@@ -51,7 +51,9 @@ class Embedder:
     @property
     def _longest(self) -> int | None:
         config: Any = self.holder.config
-        return getattr(config.get_text_config(), "max_position_embeddings", None)
+        held = getattr(config.get_text_config(), "max_position_embeddings", None)
+        # RoBERTa's tables hold two positions more than texts may have: its tokenizer knows.
+        return None if held is None else min(int(held), int(self.tokenizer.model_max_length))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A point per text, in order: [text d_model]."""

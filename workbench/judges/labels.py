@@ -152,6 +152,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             if header is None:
                 header = [name.strip() for name in fields]
+                if twice := sorted({name for name in header if header.count(name) > 1}):
+                    raise ValueError(
+                        f"{path}: has the column {', '.join(twice)} more than once: rename one of them"
+                    )
                 continue
             if len(fields) != len(header):
                 raise ValueError(

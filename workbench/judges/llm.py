@@ -211,5 +211,5 @@ def llm_judge(
 
 
 def _keep(kept: Kept, key: str, answer: Answer) -> None:
-    if answer.text is not None or answer.tokens_out:  # a failure is asked again next time
+    if answer.text is not None:  # a failure is asked again next time
         kept.keep(key, answer)

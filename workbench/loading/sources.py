@@ -77,7 +77,7 @@ class Checkpoint:
         return [path.name for path in files if path.read_bytes().startswith(_POINTER)]
 
     def adapter_base(self) -> "Checkpoint | None":
-        """The model that a low-rank delta belongs to: an embedded one lies beside it. None for a whole model."""
+        """What a low-rank delta belongs to; an embedded one lies beside it, or ships. None for a whole model."""
         config = self.json("adapter_config.json")
         if not config:
             return None
@@ -87,7 +87,10 @@ class Checkpoint:
                 f"adapter_config.json has base_model_name_or_path {base!r}: name a folder or hub id there"
             )
         if base.startswith("organism:") and isinstance(self.source, Path):
-            return Checkpoint.named(self.source.parent / Path(base.removeprefix("organism:")).name)
+            beside = self.source.parent / Path(base.removeprefix("organism:")).name
+            return Checkpoint.named(
+                beside if beside.is_dir() or shipped_path("organisms") == beside.parent else base
+            )
         found = Checkpoint.named(base)
         return found if isinstance(found.source, Path) else Checkpoint.named(base, config.get("revision"))
 

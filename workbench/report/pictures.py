@@ -131,7 +131,7 @@ def _places(keys: Sequence[str], rows: Rows, titles: Mapping[str, str]) -> Itera
     together.sort(key=lambda group: (rows[group[0], ATTACK]["mean"], -rows[group[0], USE]["mean"]))
     for number, group in enumerate(together, start=1):
         attack, use = (rows[group[0], metric] for metric in (ATTACK, USE))
-        broken = max((rows[key, "broken"]["mean"] for key in group if (key, "broken") in rows), default=0.0)
+        broken = rows[group[0], "broken"]["mean"] if (group[0], "broken") in rows else 0.0
         papers = ((rows[key, ATTACK]["paper"], rows[key, USE]["paper"]) for key in group)
         yield Place(
             number,

@@ -12,7 +12,7 @@ from typing import cast
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import TITLES, Condition, Who, conditions, control_plans
 from workbench.reproduction.checkpoints import is_embedded, models_of, wording_of
-from workbench.reproduction.config import SSV_SUBTRACTED, Experiment, Kind, Target
+from workbench.reproduction.config import COMPANIONS, SSV_SUBTRACTED, Experiment, Kind, Target
 from workbench.steering import SteeringPlan
 from workbench.sweep.evidence import Evidence
 
@@ -21,7 +21,7 @@ NAMES: Mapping[str, str] = {**TITLES, SSV_SUBTRACTED: "ours subtracted"}
 RAISES_HARM = ("own_srv_subtracted", SSV_SUBTRACTED)
 _STEERED = ("none", "inferaligner", "inferaligner_paper")
 DEFAULTS: Mapping[Kind, tuple[str, ...]] = {
-    "table1": tuple(name for name in NAMES if name not in RAISES_HARM),
+    "table1": tuple(name for name in NAMES if name not in (*RAISES_HARM, "guided")),
     "scale": (*_STEERED, "random"),
     "adaptability": (*_STEERED, "random"),
     "ablation": ("none", "inferaligner", "own_srv", *RAISES_HARM, "random"),
@@ -49,6 +49,20 @@ def require_harmless(experiment: Experiment) -> None:
             f"got the conditions {', '.join(asked)} with {real[0]}: to subtract a safety vector raises harm, so these "
             "run on the embedded models alone, whose replies harm nobody; leave them out"
         )
+
+
+def require_runnable(experiment: Experiment) -> None:
+    """Refuse conditions that are asked for and that some target has not what it takes for."""
+    for target in experiment.targets:
+        lacking = {name for name in COMPANIONS if name not in target.companions} | {"guided"}
+        if experiment.kind == "cost":
+            lacking |= set(COMPANIONS)
+        if asked := [name for name in experiment.conditions or () if name in lacking]:
+            raise ValueError(
+                f"got the conditions {', '.join(asked)} for {target.name}, which cannot run there: companions need a "
+                f"line of their own in [targets.{target.name}], as {COMPANIONS[0]} = NAME, and none is timed; guided "
+                "decoding takes a guide, wb.generate(..., guide=...)"
+            )
 
 
 def conditions_of(

@@ -39,6 +39,8 @@ def of_the_protocol(experiment: Experiment, material: Material) -> list[Choice]:
             True,
         ),
     ]
+    if experiment.kind == "cost":  # which times, and chooses nothing
+        return found
     found.append(
         Choice(
             "the rule for settings",

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from workbench.evaluation.conditions import TITLES, Who
 from workbench.evaluation.defences import WORDINGS
+from workbench.prompts import LABELS
 from workbench.reproduction.paper import PAPER, SECONDS_PER_1000
 
 Kind: TypeAlias = Literal["table1", "scale", "adaptability", "ablation", "cost"]
@@ -97,7 +98,7 @@ def read_experiment(path: str | Path, kind: Kind) -> Experiment:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: write one, {example} > {path}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML ({error}): compare it with {example}") from error
@@ -179,17 +180,19 @@ def _text(value: Any) -> bool:
 
 
 def _sizes(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(map(_at_least(1), value.values()))
+    labelled = isinstance(value, dict) and bool(value) and set(value) <= set(LABELS)
+    return labelled and all(map(_at_least(1), value.values()))
 
 
 _NAME = (_text, "a name in quotes")
-_SIZES = (_sizes, "numbers by label, { harmful = 40 }")
+_SIZES = (_sizes, f"numbers by label, {{ harmful = 40 }}, of {', '.join(LABELS)}")
 _POSITIVE = (_at_least(1), "a whole number, 1 or more")
 _CONDITIONS = (*TITLES, SSV_SUBTRACTED)
 _PAPERS = (*PAPER, *SECONDS_PER_1000)
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("model", "aligned", "utility", "pairs", "harmful", "harmless", "root"), _NAME),
-    **dict.fromkeys(("templates", "device_map", "template"), _NAME),
+    **dict.fromkeys(("templates", "template"), _NAME),
+    "device_map": (lambda value: value == "auto", '"auto", over all devices there are'),
     "judge": (_text, "a name in quotes, or a table [judge] with a name and its settings"),
     **dict.fromkeys(("sample", "search"), _SIZES),
     **dict.fromkeys(
@@ -199,7 +202,10 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (_whole, "a whole number"),
     "hub": (lambda value: isinstance(value, bool), "true or false"),
     "min_auroc": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
-    "paper_alpha": (_number, "a number, the length of the shift"),
+    "paper_alpha": (
+        lambda value: _number(value) and 0 < value < float("inf"),
+        "a number above 0, the length of the shift: below 0 it undoes refusals",
+    ),
     "wording": (lambda value: value in WORDINGS, f"one of {', '.join(WORDINGS)}"),
     "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
     "paper": (lambda value: isinstance(value, str) and value in _PAPERS, f"one of {', '.join(_PAPERS)}"),
@@ -213,6 +219,18 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 def _require_sense(path: Path, found: Experiment) -> None:
     """Refuse what each key alone may say, but not all of them together."""
     prompts = found.prompts
+    for name, sizes in (("sample", prompts.sample), ("search", prompts.search)):
+        if sizes is None:
+            continue
+        if "domain" not in sizes and any(target.utility for target in found.targets):
+            raise ValueError(
+                f"{path}: got {name} in [prompts] without domain, beside a target's utility, which it would leave out: "
+                f"{name} = {{ ..., domain = 40 }}"
+            )
+        if "harmful" not in sizes:
+            raise ValueError(
+                f"{path}: got {name} in [prompts] without harmful, and nothing can be told without"
+            )
     if (prompts.pairs is None) == (prompts.harmful is None):
         raise ValueError(
             f"{path}: got {'neither' if prompts.pairs is None else 'both'} pairs and harmful in [prompts], expected "

@@ -36,6 +36,9 @@ paper        = "finance"                       # whose numbers stand beside it
 # device_map = "auto"            # spread over the GPUs; batch_size = 32 where memory is short
 # template = "llama-2"           # for models that bring no chat template
 #
+# min_auroc = 0.95               # how well both models tell harmful from harmless where they are steered; the embedded
+#                                # ones, which know the words of a small world alone, reach some 0.88 on AdvBench
+#
 # [prompts]
 # harmful   = "advbench"         # workbench data list tells the names, and where each is published
 # harmless  = "truthfulqa"

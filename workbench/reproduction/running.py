@@ -18,7 +18,7 @@ from workbench.loading import Model
 from workbench.models import model_hash
 from workbench.prompts import PromptSet
 from workbench.records import Choice, RunRecord, UsedModel
-from workbench.reproduction.arms import NAMES, conditions_of, require_harmless
+from workbench.reproduction.arms import NAMES, conditions_of, require_harmless, require_runnable
 from workbench.reproduction.checkpoints import Room, is_embedded, loaded, models_of, require_fitting
 from workbench.reproduction.choices import of_a_target
 from workbench.reproduction.config import Experiment, Target
@@ -65,7 +65,14 @@ def prepare_run(experiment: Experiment) -> Prepared:
     }
     require_fitting(experiment)
     require_harmless(experiment)
+    require_runnable(experiment)
     seed, prompts = experiment.seed, experiment.prompts
+    least = min((prompts.search or {}).get(label, 0) for label in ("harmful", "harmless"))
+    if prompts.harmful is not None and prompts.search is not None and least < prompts.folds:
+        raise ValueError(
+            f"got search = {dict(prompts.search)} for {prompts.folds} folds, expected as many harmful and as many "
+            "harmless prompts as folds, or more: settings are tried in every fold"
+        )
     pairs, templates, room = load_pairs(prompts, seed), find_templates(prompts), Room(experiment)
     dealt = None
     if templates is not None:

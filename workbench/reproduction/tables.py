@@ -127,7 +127,7 @@ def findings(part: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
         first, *others = short
         yield first + (f"; of {len(others)} more metrics, too" if others else "")
     yield (
-        "p: sign flips of whole clusters, corrected by Holm for all comparisons of the target; McNemar's exact p is "
+        "p: sign flips of whole clusters, corrected by Holm for the conditions beside it; McNemar's exact p is "
         "beside it in comparisons.csv"
     )
 

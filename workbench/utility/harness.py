@@ -122,6 +122,10 @@ class SteeredLM(TemplateLM):  # type: ignore[misc]  # lm_eval promises no types
             )
         )
 
+    def forget_templates(self) -> None:
+        """Begin anew: contexts have a chat template once one is applied."""
+        self._templated = False
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> Tokens:
         """The tokens of a text; with the tokenizer's own special ones, unless a template has written BOS already."""
         bos = self.tokenizer.bos_token
@@ -277,6 +281,7 @@ def run_harness(
 
     `include` is a folder of task files of one's own. Raises `ValueError` for a task that the harness does not know.
     """
+    lm.forget_templates()
     manager = TaskManager(include_path=None if include is None else str(include))
     if unknown := [task for task in tasks if task not in manager.all_tasks]:
         raise ValueError(
