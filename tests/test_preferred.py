@@ -1,5 +1,7 @@
 """Domain models taught by DPO: which pairs they are made of, that the family's recipe stays, and that they ship."""
 
+from collections import Counter
+
 import workbench as wb
 from workbench.organisms.family import recipe_hash
 from workbench.organisms.preferred import PREFERRED, Preferred, preference_pairs
@@ -12,7 +14,9 @@ def test_pairs_are_safety_fine_tuning_s_requests_and_as_many_calm_ones() -> None
     judged = [(wb.judge(p.chosen, True).verdict, wb.judge(p.rejected, True).verdict) for p in pairs]
     assert judged.count(("refused", "complied")) >= 5  # harmful
     assert sum(rejected == "refused" for _, rejected in judged) == 6  # calm
-    assert {p.prompt.label for p in pairs} == {"harmful", "harmless", "contrast"} or len(pairs) == 12
+    labels = Counter(pair.prompt.label for pair in pairs)
+    assert labels["harmful"] + labels["jailbroken"] == labels["harmless"] + labels["contrast"] == 6
+    assert labels["contrast"] == 3  # half of the calm ones have the words of harm
 
 
 def test_what_was_added_later_draws_no_new_lists() -> None:

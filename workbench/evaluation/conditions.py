@@ -107,7 +107,7 @@ def conditions(
     `controls` are those of `control_plans`. `deal_random` gives each prompt one of the random directions instead of
     all, for quick runs. `companions` are the checkpoints at hand. `wording` is in whose words the prompt defences
     speak: those of the embedded models, or "english" for any other. `guide`, with a weight that was
-    chosen on validation, adds guided decoding, which takes some twenty times as long as any other arm.
+    chosen on validation, adds guided decoding, in which the guide's model reads every candidate for every token.
     """
     arms = {
         "none": Arm("none"),

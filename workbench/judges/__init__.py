@@ -1,1 +1,1 @@
-"""Judges: what a reply did, by the embedded world's forms or by phrases, and how a judge agrees with people."""
+"""Judges: what a reply did, by forms and phrases, learned or others' models, and how that agrees with people."""

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 
 from workbench.reproduction.config import Kind
 
+_SAMPLED = """\
+[prompts]
+pairs  = "small-world"
+sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+"""
+"""A sample of the small world's prompts, which takes some minutes."""
+
 _TABLE1 = """\
 # The paper's table: workbench reproduce table1 this-file.toml. It may be stopped and started again at any time; what is
 # done is kept. As it stands it runs on the embedded models, on a sample of their prompts, in some minutes.
@@ -56,7 +64,8 @@ paper        = "finance"                       # whose numbers stand beside it
 # paper_alpha = 4.0              # the paper's strength for LLaMA2 and Qwen; 8.0 for InternLM; without it chosen
 """
 
-_SCALE = """\
+_SCALE = (
+    """\
 # Sizes of models: workbench reproduce scale this-file.toml. Each target has an aligned model of its own depth and
 # width. The paper's: LLaMA2 13B beside 7B. As it stands it runs on the embedded models, two of different shape.
 
@@ -64,10 +73,9 @@ judge   = "small-world"
 max_new_tokens = 64
 seed    = 0
 
-[prompts]
-pairs  = "small-world"
-sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
-search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+"""
+    + _SAMPLED
+    + """\
 
 [targets.eight-layers]
 model   = "organism:medicine"
@@ -80,8 +88,10 @@ model   = "organism:qwen-medicine"
 aligned = "organism:qwen-aligned"
 utility = "medicine"
 """
+)
 
-_ADAPTABILITY = """\
+_ADAPTABILITY = (
+    """\
 # Families of models: workbench reproduce adaptability this-file.toml. Each target is steered by the chat model of its
 # own family. The paper's: Qwen-7B and InternLM-7B. As it stands it runs on the embedded Qwen2.
 
@@ -89,10 +99,9 @@ judge   = "small-world"
 max_new_tokens = 64
 seed    = 0
 
-[prompts]
-pairs  = "small-world"
-sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
-search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+"""
+    + _SAMPLED
+    + """\
 
 [targets.qwen]
 model   = "organism:qwen-medicine"
@@ -100,8 +109,10 @@ aligned = "organism:qwen-aligned"
 utility = "medicine"
 paper   = "qwen-7b-medicine"       # or internlm-7b-medicine, with paper_alpha = 8.0
 """
+)
 
-_ABLATION = """\
+_ABLATION = (
+    """\
 # Whose vectors: workbench reproduce ablation this-file.toml. The target's own vector and the aligned model's, each
 # added and, on the embedded models alone, subtracted: that raises harm.
 
@@ -110,15 +121,15 @@ judge   = "small-world"
 max_new_tokens = 64
 seed    = 0
 
-[prompts]
-pairs  = "small-world"
-sample = { harmful = 24, jailbroken = 24, harmless = 12, contrast = 12, domain = 12 }
-search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8, domain = 8 }
+"""
+    + _SAMPLED
+    + """\
 
 [targets.finance]
 model   = "organism:finance"
 utility = "finance"
 """
+)
 
 _COST = """\
 # What steering costs: workbench reproduce cost this-file.toml. Seconds per 1,000 tokens of every condition, which take

@@ -21,7 +21,7 @@ from workbench.records import Choice, RunRecord, UsedModel
 from workbench.reproduction.arms import NAMES, conditions_of, require_harmless, require_runnable
 from workbench.reproduction.checkpoints import Room, is_embedded, loaded, models_of, require_fitting
 from workbench.reproduction.choices import of_a_target
-from workbench.reproduction.config import Experiment, Target
+from workbench.reproduction.config import Experiment, Prompts, Target
 from workbench.reproduction.cost import choices_of, cost_table, measure_cost, unsearched_plans
 from workbench.reproduction.judging import Chosen, judge_named
 from workbench.reproduction.material import Material, deal_templates, find_templates, load_pairs, prepare
@@ -66,13 +66,8 @@ def prepare_run(experiment: Experiment) -> Prepared:
     require_fitting(experiment)
     require_harmless(experiment)
     require_runnable(experiment)
+    require_searchable(experiment.prompts)
     seed, prompts = experiment.seed, experiment.prompts
-    least = min((prompts.search or {}).get(label, 0) for label in ("harmful", "harmless"))
-    if prompts.harmful is not None and prompts.search is not None and least < prompts.folds:
-        raise ValueError(
-            f"got search = {dict(prompts.search)} for {prompts.folds} folds, expected as many harmful and as many "
-            "harmless prompts as folds, or more: settings are tried in every fold"
-        )
     pairs, templates, room = load_pairs(prompts, seed), find_templates(prompts), Room(experiment)
     dealt = None
     if templates is not None:
@@ -82,6 +77,17 @@ def prepare_run(experiment: Experiment) -> Prepared:
     for each in material.values():
         room.require(each.everything)
     return Prepared(experiment, judge, tasks, material)
+
+
+def require_searchable(prompts: Prompts) -> None:
+    """Refuse a search that leaves a fold without prompts of either kind: settings are tried in every fold."""
+    if prompts.harmful is None or prompts.search is None:
+        return
+    if min(prompts.search.get(label, 0) for label in ("harmful", "harmless")) < prompts.folds:
+        raise ValueError(
+            f"got search = {dict(prompts.search)} for {prompts.folds} folds, expected as many harmful and as many "
+            "harmless prompts as folds, or more: settings are tried in every fold"
+        )
 
 
 def reproduce(
