@@ -15,6 +15,7 @@ had been written; what was read of the others is dropped.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +26,8 @@ from workbench.decoding.choosers import NEAR_TIE, Greedy
 from workbench.decoding.passes import passes_over
 from workbench.decoding.rewards import Reward
 from workbench.loading import Model
-from workbench.models import device_of, model_name, residual_hooks, space_of, tokenizer_of
+from workbench.models import device_of, model_name, residual_hooks, space_of, tokenizer_of, weights_hash
+from workbench.provenance import content_hash
 
 TOP_K = 10
 """Candidates for a token, as many as the paper of ARGS takes."""
@@ -48,6 +50,16 @@ class Guide:
                 "looks for bad replies, and 2 candidates or more"
             )
         space_of(self.reader).require(self.reward.space, "the reward of a guide")
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that a reply under this guide depends on beside the model that writes it."""
+        reward = self.reward
+        return content_hash(
+            weights_hash(self.reader),
+            reward.weights,
+            repr((reward.bias, reward.layer, self.weight, self.top_k)),
+        )
 
     def require_words_of(self, model: Model) -> None:
         """Refuse a writer whose tokens or chat template are not the reader's."""

@@ -23,6 +23,7 @@ from workbench.prompts import ContrastSet, PromptSet, load_prompts
 from workbench.published import load_contrast
 from workbench.shipped import shipped_path
 from workbench.sweep.choosing import Choices, choose
+from workbench.sweep.guiding import ChosenGuide, choose_guide
 
 PAIRS = "small-world"
 QUICK_TEST = {"harmful": 40, "jailbroken": 40, "harmless": 20, "contrast": 20, "domain": 20}
@@ -95,6 +96,13 @@ def run_models(
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=BATCH_SIZE,
     )
+    # Every candidate of every token is read: too slow for a first look.
+    guide = None
+    if full:
+        guide = choose_guide(
+            models["target"], aligned, pairs, search_on=searched, max_new_tokens=MAX_NEW_TOKENS,
+            batch_size=BATCH_SIZE,
+        )  # fmt: skip
     chosen_at = time.perf_counter()
     test = pairs.test if full else pairs.test.sample_each(QUICK_TEST)
     rows = conditions(
@@ -103,6 +111,7 @@ def run_models(
         control_plans(made.ours, made.evidence.controls),
         companions=[who for who in models if who != "target"],
         deal_random=not full,
+        guide=None if guide is None else guide.guide,
     )
     measured = measure(
         models,
@@ -113,17 +122,18 @@ def run_models(
         batch_size=BATCH_SIZE,
     )
     seconds = {"choose": chosen_at - start, "measure": time.perf_counter() - chosen_at}
+    numbers = _numbers(made, guide, measured, test)
     return Outcome(
         name=name,
-        numbers=_numbers(made, measured, test),
+        numbers=numbers,
         frames=_frames(made, measured, last_token_activations(models["target"], test, batch_size=BATCH_SIZE)),
-        sentences=tuple(made.sentences()),
+        sentences=tuple(numbers["choices"]),
         examples=_examples(test, measured),
         seconds={key: round(value, 1) for key, value in seconds.items()},
     )
 
 
-def _numbers(made: Choices, measured: Measured, test: PromptSet) -> dict[str, Any]:
+def _numbers(made: Choices, guide: ChosenGuide | None, measured: Measured, test: PromptSet) -> dict[str, Any]:
     opened = measured.gate_open()
     ours = describe(made.ours)
     cosine = made.evidence.srv.cosine(made.evidence.ssv)[list(made.ours.layers)]
@@ -139,7 +149,7 @@ def _numbers(made: Choices, measured: Measured, test: PromptSet) -> dict[str, An
         "gate_open_intervals": {
             k: [round(found.low, 4), round(found.high, 4)] for k, found in opened.items()
         },
-        "choices": made.sentences(),
+        "choices": made.sentences() + ([] if guide is None else [str(guide)]),
         "prompts": {label: test.labels.count(label) for label in dict.fromkeys(test.labels)},
         "prompts_hash": test.hash,
         "conditions": measured.to_json(),

@@ -39,6 +39,13 @@ class Arm:
     guide: Guide | None = None
     tags: tuple[tuple[str, object], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.guide is not None and self.plans:
+            raise ValueError(
+                f"the arm {self.name!r} has a guide and a plan: guided decoding is a baseline of its own, compare the "
+                "two"
+            )
+
     def rows(self, prompts: PromptSet) -> list[tuple[int, int, SteeringPlan | None]]:
         """(prompt, number of the plan, plan) for every row of the arm."""
         if not self.plans:

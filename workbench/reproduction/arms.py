@@ -9,6 +9,7 @@ replies harm nobody, and are refused for any other.
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from workbench.decoding.guided import Guide
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import TITLES, Condition, Who, conditions, control_plans
 from workbench.reproduction.checkpoints import is_embedded, models_of, wording_of
@@ -27,7 +28,8 @@ DEFAULTS: Mapping[Kind, tuple[str, ...]] = {
     "ablation": ("none", "inferaligner", "own_srv", *RAISES_HARM, "random"),
     "cost": (*_STEERED, "self_reminder", "goal_priority", "in_context_defence"),
 }
-"""What a kind runs where its file does not say, as far as its models allow."""
+"""What a kind runs where its file does not say, as far as its models allow. Guided decoding, which reads
+every candidate for every token, is to be asked for: it costs an order of magnitude."""
 
 
 def wanted(experiment: Experiment) -> tuple[str, ...]:
@@ -54,25 +56,29 @@ def require_harmless(experiment: Experiment) -> None:
 def require_runnable(experiment: Experiment) -> None:
     """Refuse conditions that are asked for and that some target has not what it takes for."""
     for target in experiment.targets:
-        lacking = {name for name in COMPANIONS if name not in target.companions} | {"guided"}
+        lacking = {name for name in COMPANIONS if name not in target.companions}
         if experiment.kind == "cost":
             lacking |= set(COMPANIONS)
         if asked := [name for name in experiment.conditions or () if name in lacking]:
             raise ValueError(
                 f"got the conditions {', '.join(asked)} for {target.name}, which cannot run there: companions need a "
-                f"line of their own in [targets.{target.name}], as {COMPANIONS[0]} = NAME, and none is timed; guided "
-                "decoding takes a guide, wb.generate(..., guide=...)"
+                f"line of their own in [targets.{target.name}], as {COMPANIONS[0]} = NAME, and none is timed"
             )
 
 
 def conditions_of(
-    experiment: Experiment, target: Target, ours: SteeringPlan, paper: SteeringPlan, evidence: Evidence
+    experiment: Experiment,
+    target: Target,
+    ours: SteeringPlan,
+    paper: SteeringPlan,
+    evidence: Evidence,
+    guide: Guide | None,
 ) -> list[Condition]:
     """The conditions of one target, in the order of tables."""
     controls = control_plans(ours, evidence.controls)
     every = conditions(
         ours, paper, controls, companions=cast(Sequence[Who], tuple(target.companions)), deal_random=True,
-        wording=wording_of(experiment, target),
+        wording=wording_of(experiment, target), guide=guide,
     )  # fmt: skip
     every.append(Condition(SSV_SUBTRACTED, Arm(SSV_SUBTRACTED, (ours.with_alpha(-ours.alpha),))))
     embedded = all(is_embedded(name) for name in models_of(experiment, target).values())

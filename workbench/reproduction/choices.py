@@ -11,6 +11,7 @@ from workbench.reproduction.material import Material
 from workbench.reproduction.paper import SOURCE
 from workbench.sweep.choosing import FALSE_POSITIVE_RATE
 from workbench.sweep.choosing import Choices as Made
+from workbench.sweep.guiding import ChosenGuide
 from workbench.sweep.results import MAX_BROKEN, MAX_PLACEBO_EFFECT, MAX_REFUSAL_RISE
 from workbench.vectors import cosine_sentence
 
@@ -139,3 +140,15 @@ def of_a_target(experiment: Experiment, target: Target, made: Made) -> list[Choi
         ),
     ]  # fmt: skip
     return found
+
+
+def of_a_guide(target: Target, made: Made, chosen: ChosenGuide) -> Choice:
+    """What was chosen for one target's guided decoding."""
+    guide = chosen.guide
+    return Choice(
+        f"{target.name}: guided decoding",
+        f"weight {guide.weight:g}, reward read at layer {guide.reward.layer}, {guide.top_k} candidates for a token",
+        f"{made.strength.provenance.prompts}, {chosen.n_prompts} prompts",
+        f"{chosen}; the paper names the family of methods and runs none of it",
+        True,
+    )

@@ -76,6 +76,7 @@ def measure_cost(
             asked.plans,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size or BATCH_SIZE,
+            guide=row.arm.guide,
         )
         seconds = time.perf_counter() - start
         tokens = sum(len(completion.tokens) for completion in found)

@@ -13,14 +13,15 @@ from pathlib import Path
 import pandas as pd
 
 from workbench.evaluation.conditions import Condition
+from workbench.evaluation.guidance import learn_guide
 from workbench.evaluation.protocol import listed
 from workbench.loading import Model
 from workbench.models import model_hash
 from workbench.prompts import PromptSet
 from workbench.records import Choice, RunRecord, UsedModel
-from workbench.reproduction.arms import NAMES, conditions_of, require_harmless, require_runnable
+from workbench.reproduction.arms import NAMES, conditions_of, require_harmless, require_runnable, wanted
 from workbench.reproduction.checkpoints import Room, is_embedded, loaded, models_of, require_fitting
-from workbench.reproduction.choices import of_a_target
+from workbench.reproduction.choices import of_a_guide, of_a_target
 from workbench.reproduction.config import Experiment, Prompts, Target
 from workbench.reproduction.cost import choices_of, cost_table, measure_cost, unsearched_plans
 from workbench.reproduction.judging import Chosen, judge_named
@@ -31,6 +32,7 @@ from workbench.sweep.answering import READING_BATCH, answer_arms
 from workbench.sweep.choosing import Choices as Made
 from workbench.sweep.choosing import choose
 from workbench.sweep.evidence import cross_fit, read_evidence
+from workbench.sweep.guiding import choose_guide
 
 LEDGER = "ledger.sqlite"
 Say = Callable[[str], None]
@@ -139,9 +141,25 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
                 ledger=ledger,
                 progress=progress,
             )
+            found.choices.extend(of_a_target(experiment, target, made))
+            guide = None
+            if "guided" in wanted(experiment):
+                weighed = choose_guide(
+                    model,
+                    aligned,
+                    material.pairs,
+                    folds=material.folds,
+                    search_on=material.search_on,
+                    judge=run.judge.judge,
+                    max_new_tokens=experiment.max_new_tokens,
+                    batch_size=experiment.batch_size,
+                    ledger=ledger,
+                    progress=progress,
+                )
+                guide = weighed.guide
+                found.choices.append(of_a_guide(target, made, weighed))
             del aligned, held
-        found.choices.extend(of_a_target(experiment, target, made))
-        rows = conditions_of(experiment, target, made.ours, made.paper, made.evidence)
+        rows = conditions_of(experiment, target, made.ours, made.paper, made.evidence, guide)
         say(f"{target.name}: chosen. {_chosen(made)}")
         _ask(run, target, "target", model, rows, ledger, found, progress)
         del model
@@ -201,10 +219,18 @@ def _time_target(run: Prepared, target: Target, found: _Found, say: Say) -> None
                 evidence = read_evidence(
                     model, aligned, material.pairs, material.other_concept, batch_size=batch
                 )
+            guide = None
+            if "guided" in wanted(experiment):
+                guide = learn_guide(
+                    model, aligned, material.pairs.train, judge=run.judge.judge,
+                    max_new_tokens=experiment.max_new_tokens, batch_size=batch,
+                )  # fmt: skip
             del aligned, held
         ours, paper = unsearched_plans(evidence, min_auroc=experiment.min_auroc)
         rows = [
-            row for row in conditions_of(experiment, target, ours, paper, evidence) if row.who == "target"
+            row
+            for row in conditions_of(experiment, target, ours, paper, evidence, guide)
+            if row.who == "target"
         ]
         say(f"{target.name}: {len(rows)} conditions take turns, {experiment.rounds} rounds and one before.")
         timed, replies = measure_cost(

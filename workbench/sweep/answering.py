@@ -37,6 +37,7 @@ from workbench.sweep.packing import pack, row_key, sizes_worth_trying
 from workbench.sweep.results import Sharing
 
 Entries: TypeAlias = dict[Hashable, Entry]
+Judged: TypeAlias = tuple[Verdict | None, float] | None
 READING_BATCH = 64
 NOT_KEPT = "its text was not kept"
 
@@ -67,37 +68,41 @@ def answer_arms(
     """What `answers.answer` gives, of any arms, each batch kept in `ledger` as soon as it is done.
 
     A model's weights are part of a reply's key: several models may share a ledger. The rest is as in `run_sweep`. What
-    an arm rewords is judged as it was asked before, so its text has to be kept.
+    an arm rewords is judged as it was asked before, so its text has to be kept. Arms with a guide have batches of their
+    own, in this process, where the guide's model is.
     """
     prompts = labelled(prompts)
     _require_terms(model, max_new_tokens, executor, judge, ledger)
+    _require_guides(model, arms, executor)
     if not keep_text and (worded := [arm.name for arm in arms if arm.rewrite is not None]):
         raise ValueError(
             f"got keep_text=False with the rewording arms {', '.join(worded)}: a verdict is on the prompt before that, "
             "keep the texts"
         )
-    if guided := [arm.name for arm in arms if arm.guide is not None]:
-        raise ValueError(
-            f"got the guided arms {', '.join(guided)}, whose replies no ledger has a key for: answer them with "
-            "evaluation.answers.answer"
-        )
     asked = ask(prompts, arms)
     computing, computed_on = twin_or_itself(model, twin=twin and executor is None)
     rows = rows_of(computing, asked.prompts, asked.plans, None, max_new_tokens, READING_BATCH)
-    terms = Terms(max_new_tokens, tuple(stop_tokens(model)))
+    stop_ids, guides = tuple(stop_tokens(model)), [arm.guide for arm, *_ in asked.rows]
     scorer, weights = None if keep_text else judge, weights_hash(model)
     if executor is not None:
         _require_weights(executor, weights)
         computed_on = f"the {type(executor).__name__} that was given"
     with open_ledger(ledger) if ledger is not None else nullcontext() as book:
-        run = _Run(executor or InProcess(computing), weights, terms, book, scorer, batch_size, progress)
-        entries, sharing = run.all(rows)
-        replies = {row.key: entries[run.key(row)].reply for row in rows if row.refusal is None}
-        found = completions(rows, tokenizer_of(model), replies)
-        kept = [entries[run.key(row)].judged if row.refusal is None else None for row in rows]
-        with run.told_what_is_kept(sharing.rows):
-            scored = _scored(asked, found, kept, judge)
-    return Answered(asked.frame(found, scored), sharing, computed_on)
+        found, kept, shared = dict[int, Completion](), dict[int, Judged](), list[Sharing]()
+        for guide in dict.fromkeys(guides):
+            chosen = [i for i in range(len(rows)) if guides[i] is guide]
+            own, terms = [rows[i] for i in chosen], Terms(max_new_tokens, stop_ids, guide)
+            run = _Run(executor or InProcess(computing), weights, terms, book, scorer, batch_size, progress)
+            entries, sharing = run.all(own)
+            replies = {row.key: entries[run.key(row)].reply for row in own if row.refusal is None}
+            found |= zip(chosen, completions(own, tokenizer_of(model), replies), strict=True)
+            kept |= {i: entries[run.key(rows[i])].judged for i in chosen if rows[i].refusal is None}
+            shared.append(sharing)
+        everything = Sharing.of(shared)
+        with told_what_is_kept(book, everything.rows):
+            said = [found[i] for i in range(len(rows))]
+            scored = _scored(asked, said, [kept.get(i) for i in range(len(rows))], judge)
+    return Answered(asked.frame(said, scored), everything, computed_on)
 
 
 def _require_terms(
@@ -148,7 +153,7 @@ class _Run:
             unit="point",
             disable=not self.progress,
         )
-        with bar, self.told_what_is_kept(len(distinct)):
+        with bar, told_what_is_kept(self.book, len(distinct)):
             for number, replies in self.executor.write(batches, self.terms) if batches else ():
                 batch = batches[number]
                 done = dict(zip(map(self.key, batch), self._entries(batch, replies), strict=True))
@@ -162,27 +167,10 @@ class _Run:
         """Rows of one key have one entry: one reply and, where only verdicts are kept, one right answer."""
         return row.key if self.scorer is None else (row.key, row.prompt.answer)
 
-    @contextmanager
-    def told_what_is_kept(self, n_rows: int) -> Iterator[None]:
-        """Whatever stops the sweep leaves with a note that says what is safe, and how to go on."""
-        try:
-            yield
-        except BaseException as error:
-            if self.book is None:
-                error.add_note(
-                    "nothing of this sweep is kept: run_sweep(..., ledger=PATH) keeps what is done"
-                )
-            else:
-                with suppress(OSError):
-                    error.add_note(
-                        f"{len(self.book):,} replies are kept in {self.book.path}, of {n_rows:,} rows that this sweep "
-                        "needs: the same call goes on from there"
-                    )
-            raise
-
     def _name(self, row: Row) -> str:
         """The row's key in the ledger. Where verdicts stand for texts, the judge and the right answer count too."""
-        key = row_key(row, self.weights, self.terms.max_new_tokens, self.terms.stop_ids)
+        terms = self.terms
+        key = row_key(row, self.weights, terms.max_new_tokens, terms.stop_ids, terms.guide)
         if self.scorer is None:
             return key
         return content_hash(key, self._judge_id, row.prompt.answer)
@@ -213,12 +201,16 @@ class _Run:
         ]
 
     def _budget(self, rows: Sequence[Row]) -> int:
-        """The tokens of a batch: room for `batch_size` of the longest rows, what the ledger says, or what is found."""
+        """The tokens of a batch: room for `batch_size` of the longest rows, what the ledger says, or what is found.
+
+        Under a guide its share: the guide's reader has so many rows for each.
+        """
+        share = 1 if self.terms.guide is None else self.terms.guide.top_k
         width = max((len(row.ids) for row in rows), default=0) + self.terms.max_new_tokens
         if self.batch_size is not None:
             if self.batch_size < 1:
                 raise ValueError(f"got batch_size={self.batch_size}: expected 1 or more")
-            return self.batch_size * width
+            return self.batch_size * width // share
         # Few rows are no measure of what many could fill.
         name = content_hash("budget", self.weights, width, len(sizes_worth_trying(len(rows))))
         budget = self.book.budget(name) if self.book is not None else None
@@ -226,7 +218,37 @@ class _Run:
             budget = self.executor.find_budget(width, len(rows))
             if self.book is not None:
                 self.book.keep_budget(name, budget)
-        return budget
+        return budget // share
+
+
+@contextmanager
+def told_what_is_kept(book: Ledger | None, n_rows: int) -> Iterator[None]:
+    """Whatever stops a sweep leaves with a note that says what is safe, and how to go on."""
+    try:
+        yield
+    except BaseException as error:
+        if book is None:
+            error.add_note("nothing of this sweep is kept: run_sweep(..., ledger=PATH) keeps what is done")
+        else:
+            with suppress(OSError):
+                error.add_note(
+                    f"{len(book):,} replies are kept in {book.path}, of {n_rows:,} rows that this sweep needs: the "
+                    "same call goes on from there"
+                )
+        raise
+
+
+def _require_guides(model: Model, arms: Sequence[Arm], executor: Executor | None) -> None:
+    """Refuse guides that read other words, and those that would have to be where their model is not."""
+    for arm in arms:
+        if arm.guide is None:
+            continue
+        arm.guide.require_words_of(model)
+        if executor is not None and not isinstance(executor, InProcess):
+            raise ValueError(
+                f"got the guided arm {arm.name!r} for a {type(executor).__name__}: a guide's model is in this process "
+                "alone, sweep guided arms without executor="
+            )
 
 
 def _require_weights(executor: Executor, weights: str) -> None:
@@ -254,7 +276,7 @@ def _require_score(judge: Judge) -> None:
 def _scored(
     asked: Asked,
     found: Sequence[Completion],
-    kept: Sequence[tuple[Verdict | None, float] | None],
+    kept: Sequence[Judged],
     judge: Judge,
 ) -> list[Scored]:
     """The verdict on every point: the judge's now, or the one that was kept in its text's place."""

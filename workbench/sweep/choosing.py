@@ -189,7 +189,7 @@ def choose(
         evidence = read_evidence(target, aligned, pairs, other_concept, batch_size=at_once)
         each, asked = (evidence,), [pairs.val]
     if search_on is not None:
-        asked = [_those_of(part, search_on) for part in asked]
+        asked = [those_of(part, search_on) for part in asked]
     least = MIN_AUROC if min_auroc is None else min_auroc
     layers = select_layers(*evidence.profiles, min_auroc=least)
     gate = choose_gate(evidence.srv, evidence.target_train, evidence.target_val)
@@ -245,7 +245,7 @@ def choose(
     )
 
 
-def _those_of(part: PromptSet, search_on: PromptSet) -> PromptSet:
+def those_of(part: PromptSet, search_on: PromptSet) -> PromptSet:
     """The prompts of a held-out part that are searched on, in the order of these."""
     held = set(part)
     return PromptSet(part.name, tuple(prompt for prompt in search_on if prompt in held))

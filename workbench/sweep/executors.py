@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol, runtime_checkable
 
+from workbench.decoding.guided import Guide
 from workbench.decoding.replies import Reply, write_replies
 from workbench.decoding.rows import Row, size_of
 from workbench.decoding.sharing import shares_prompts
@@ -20,10 +21,11 @@ from workbench.sweep.packing import find_budget
 
 @dataclass(frozen=True)
 class Terms:
-    """What all rows of a sweep are written under."""
+    """What all rows of a sweep are written under; a guide's own model is in this process."""
 
     max_new_tokens: int
     stop_ids: tuple[int, ...]
+    guide: Guide | None = None
 
 
 @runtime_checkable
@@ -71,7 +73,8 @@ class InProcess:
 def write_or_split(model: Model, rows: Sequence[Row], terms: Terms, *, share: bool) -> list[Reply]:
     """The replies to a batch, in smaller ones where memory has no room for the whole (`memory.in_batches`)."""
     write = partial(
-        write_replies, model, max_new_tokens=terms.max_new_tokens, stop_ids=terms.stop_ids, share=share
-    )
+        write_replies, model, max_new_tokens=terms.max_new_tokens, stop_ids=terms.stop_ids, share=share,
+        guide=terms.guide,
+    )  # fmt: skip
     told = partial(size_of, max_new_tokens=terms.max_new_tokens)
     return [reply for _, replies in in_batches(rows, len(rows), write, told) for reply in replies]

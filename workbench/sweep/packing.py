@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.chat import EncodedBatch
+from workbench.decoding.guided import Guide
 from workbench.decoding.passes import Passes, passes_over
 from workbench.decoding.rows import Row
 from workbench.loading import Model
@@ -54,9 +55,12 @@ def pack(rows: Sequence[Row], budget: int, max_new_tokens: int) -> Iterator[list
         yield batch
 
 
-def row_key(row: Row, weights: str, max_new_tokens: int, stop_ids: Sequence[int]) -> str:
-    """A hash of all that a row's reply depends on: weights, tokens, shift, length and stop tokens."""
-    return content_hash(weights, repr((row.key, max_new_tokens, sorted(stop_ids))))
+def row_key(
+    row: Row, weights: str, max_new_tokens: int, stop_ids: Sequence[int], guide: Guide | None = None
+) -> str:
+    """A hash of all that a row's reply depends on: weights, tokens, shift, length, stop tokens, and any guide."""
+    key = content_hash(weights, repr((row.key, max_new_tokens, sorted(stop_ids))))
+    return key if guide is None else content_hash(key, guide.key)
 
 
 @torch.no_grad()

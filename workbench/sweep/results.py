@@ -3,7 +3,7 @@
 The trap: the setting that refuses most may refuse everything, or babble. A rule says what it will not pay.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -49,6 +49,11 @@ class Sharing:
     points: int
     rows: int
     known: int
+
+    @classmethod
+    def of(cls, parts: Sequence["Sharing"]) -> "Sharing":
+        """What several runs shared, together."""
+        return cls(sum(p.points for p in parts), sum(p.rows for p in parts), sum(p.known for p in parts))
 
     @property
     def saved(self) -> float:
