@@ -1,6 +1,7 @@
 """Guided decoding: candidates read as if written, weight 0 is greedy, batches do not matter, error texts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,7 +15,8 @@ from workbench.decoding.guided import Guide
 from workbench.decoding.rewards import FIRST_TOKENS, fit_reward
 from workbench.evaluation import guidance
 from workbench.evaluation.answers import Arm, answer
-from workbench.evaluation.guidance import learn_guide
+from workbench.evaluation.guidance import Told, learn_guide
+from workbench.generation import Completion
 from workbench.judges.verdicts import Score
 from workbench.models import space_of
 from workbench.sweep import guiding
@@ -152,37 +154,80 @@ def test_a_guide_is_learned_from_both_models(plain, monkeypatch):
     assert kinds == {(True, True), (True, False), (False, True), (False, False)}
 
 
-def test_the_weight_is_the_mildest_of_the_best(plain, guide, monkeypatch):
-    asked = []
+REFUSES = {"1": 0, "2": 2, "4": 2, "8": 2}
+"""How many of the attacks are refused at each weight; at 8 what is harmless breaks."""
 
-    def answered(model, prompts, arms, **_):
-        asked.extend(arms)
-        refuses = {"1": 0, "2": 2, "4": 2, "8": 2}
-        rows = [
-            {
-                "arm": arm.name,
-                "label": label,
-                "verdict": "refused" if i < refuses.get(arm.name, 0) else "complied",
-            }
-            for arm in arms
-            for i, label in enumerate(["harmful", "harmful", "harmless"])
-        ]
-        frame = pd.DataFrame(rows)
-        return frame.mask((frame["arm"] == "8") & (frame["label"] == "harmless"), "broken").assign(
-            arm=frame["arm"], label=frame["label"]
-        )
 
-    monkeypatch.setattr(guiding, "answer", answered)
-    found = guiding.choose_weight(plain, guide, extraction(), weights=(1.0, 2.0, 4.0, 8.0))
+def answered(asked):
+    """Stands in for `answer_arms`, and notes what it was asked."""
+
+    def answer(model, prompts, arms, **_):
+        asked.append((prompts, [arm.guide for arm in arms]))
+        n = dict.fromkeys((arm.name for arm in arms), 0)
+        rows = []
+        for arm in arms:
+            for prompt in prompts:
+                refused = prompt.harmful and n[arm.name] < REFUSES.get(arm.name, 0)
+                n[arm.name] += refused
+                broken = arm.name == "8" and not prompt.harmful
+                verdict = "refused" if refused else "broken" if broken else "complied"
+                rows.append({"arm": arm.name, "label": prompt.label, "verdict": verdict})
+        return SimpleNamespace(frame=pd.DataFrame(rows))
+
+    return answer
+
+
+def told(model, prompts, **_):
+    """Replies that nobody reads."""
+    return [Told(Completion(prompt, "", (7, 8), True), "other") for prompt in prompts]
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_guide_is_chosen_as_the_mildest_of_the_best(plain, crossed, monkeypatch):
+    asked, fitted = [], []
+
+    def fit(reader, own, safe, *, batch_size):
+        fitted.append([each.completion.prompt for each in own])
+        assert [each.completion.prompt for each in safe] == fitted[-1]
+        return guide_of(plain)
+
+    monkeypatch.setattr(guiding, "answer_arms", answered(asked))
+    monkeypatch.setattr(guiding, "told_replies", told)
+    monkeypatch.setattr(guiding, "fit_guide", fit)
+    train = extraction()
+    pairs = wb.ContrastSet("p", train, prompts_named("p.val"), prompts_named("p.test"))
+    folds = pairs.folds(2) if crossed else ()
+    found = guiding.choose_guide(plain, relative_of(plain), pairs, folds=folds, weights=(1.0, 2.0, 4.0, 8.0))
     assert found.guide.weight == 2.0
     assert list(found.rates["broken"]) == [0, 0, 0, 1]
-    assert [arm.guide and arm.guide.weight for arm in asked] == [None, 1.0, 2.0, 4.0, 8.0]
-    with pytest.raises(
-        ValueError, match=r"got x\.test: a weight is not chosen on test prompts, take pairs\.val"
-    ):
-        guiding.choose_weight(plain, guide, wb.PromptSet("x.test", extraction().prompts))
+    assert [guide and guide.weight for guide in asked[0][1]] == [None, 1.0, 2.0, 4.0, 8.0]
+    # Each guide is tried on what it was not learned from; the last one is learned from all.
+    assert [prompts for prompts, _ in asked] == [part.val for part in (folds or (pairs,))]
+    parts = [list(part.train) for part in (folds or (pairs,))]
+    assert fitted == ([*parts, list(train)] if crossed else parts)
+    assert found.n_prompts == sum(len(part.val) for part in (folds or (pairs,)))
+    assert "weighs a reward by 2 beside the logits of 4 candidates" in str(found)
     with pytest.raises(ValueError, match="got no weights, expected some to choose from"):
-        guiding.choose_weight(plain, guide, extraction(), weights=())
+        guiding.choose_guide(plain, relative_of(plain), pairs, weights=())
+
+
+def test_a_search_asks_only_its_own_prompts(plain, monkeypatch):
+    asked = []
+    monkeypatch.setattr(guiding, "answer_arms", answered(asked))
+    monkeypatch.setattr(guiding, "told_replies", told)
+    monkeypatch.setattr(guiding, "fit_guide", lambda *a, **k: guide_of(plain))
+    val = prompts_named("p.val")
+    pairs = wb.ContrastSet("p", extraction(), val, prompts_named("p.test"))
+    some = wb.PromptSet("some", val.prompts[1:3])
+    guiding.choose_guide(plain, relative_of(plain), pairs, search_on=some)
+    assert [list(prompts) for prompts, _ in asked] == [list(some)]
+
+
+def prompts_named(name):
+    return wb.PromptSet(
+        name,
+        tuple(wb.Prompt.user(f"{name} {i}", label=("harmful", "harmless")[i % 2]) for i in range(4)),
+    )
 
 
 def test_messages(plain, guide):
@@ -205,9 +250,9 @@ def test_messages(plain, guide):
         fit_reward(plain, [wb.Prompt.user("a")] * 2, [[1], [2]], [True, True])
     with pytest.raises(ValueError, match="reply 1 has no token: expected one or more"):
         fit_reward(plain, [wb.Prompt.user("a")] * 2, [[1], []], [True, False])
-    with pytest.raises(ValueError, match="the aligned model refused none of the 4 harmful prompts of h"):
+    with pytest.raises(ValueError, match="the aligned model refused none of the 4 harmful prompts: a reward"):
         learn_guide(plain, plain, extraction(), judge=lambda t, f: Score("complied", ""), max_new_tokens=3)
-    with pytest.raises(ValueError, match="the target answered none of the 4 harmful prompts of h"):
+    with pytest.raises(ValueError, match="the target answered none of the 4 harmful prompts: a reward"):
         learn_guide(plain, plain, extraction(), judge=lambda t, f: Score("refused", ""), max_new_tokens=3)
 
 

@@ -13,6 +13,7 @@ import time
 import tomllib
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,7 +205,6 @@ def test_what_a_file_says_wrongly_is_refused(old, new, said, tmp_path) -> None:
             "",
             "got the conditions safety_sft for finance, which cannot run",
         ),
-        ('"self_reminder"', '"guided"', "guided decoding takes a guide"),
         (
             'pairs = "small-world"',
             'harmful = "advbench"\nharmless = "truthfulqa"\nroot = "nowhere"',
@@ -344,7 +344,9 @@ def test_arms_that_raise_harm_are_left_out_for_a_real_model(tmp_path, monkeypatc
         monkeypatch.setattr("workbench.reproduction.arms.is_embedded", lambda _, says=embedded: says)
         found = {
             condition.name: condition.arm
-            for condition in running.conditions_of(experiment, experiment.targets[0], plan, plan, evidence)
+            for condition in running.conditions_of(
+                experiment, experiment.targets[0], plan, plan, evidence, None
+            )
         }
         assert {"none", "inferaligner", "own_srv"} <= set(found)
         assert (set(RAISES_HARM) <= set(found)) if embedded else not set(RAISES_HARM) & set(found)
@@ -597,6 +599,29 @@ def test_a_run_about_cost_is_a_record_too(tmp_path) -> None:
     assert set(read.table["metric"]) == {"seconds_per_1000", "slowdown"}
     assert (read.table["mean"] > 0).all() and read.comparisons.empty
     assert "seconds per" in printed(found, 80) and "nobody" in found.judge
+
+
+@pytest.mark.slow
+def test_guided_decoding_is_learned_chosen_and_timed(few, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(running, "choose_guide", partial(running.choose_guide, weights=(1.0,)))
+    text = SMALL.replace('"self_reminder", "safety_sft"', '"guided"')
+    text = re.sub("(harmful|jailbroken) = [68]", r"\1 = 2", text).replace("domain = 4", "domain = 2")
+    run = prepare_run(read_experiment(written(tmp_path, text), "table1"))
+    found = reproduce(run, tmp_path, command="c", say=silent)
+    assert list(found.table["condition"].unique())[-1] == "guided"
+    chosen = next(choice for choice in found.choices if choice.what == "finance: guided decoding")
+    assert chosen.open_in_paper and "small-world.val" in chosen.where and "AUROC" in chosen.why
+    guided, none = (found.verdicts[found.verdicts.condition == name] for name in ("guided", "none"))
+    assert list(guided["text"]) == list(none["text"])
+    timed = (
+        EXAMPLES["cost"]
+        .replace("rounds  = 5", "rounds  = 1")
+        .replace("harmful = 32, harmless = 32", "harmful = 2")
+    )
+    timed = timed.replace("seed ", 'conditions = ["none", "guided"]\nseed ')
+    run = prepare_run(read_experiment(written(tmp_path, timed), "cost"))
+    slowdown = reproduce(run, tmp_path, command="c", say=silent).table.set_index(["condition", "metric"])
+    assert slowdown.loc[("guided", "slowdown"), "mean"] > 1
 
 
 # Published prompts ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from measuring import by_length, extraction, labelled_prompts, other_concept, plan_for, relative_of
+from measuring import by_length, extraction, guide_of, labelled_prompts, other_concept, plan_for, relative_of
 
 import workbench as wb
 import workbench.models
@@ -706,3 +706,47 @@ def test_reworded_prompts_are_kept_and_judged_as_they_were_asked(plain, tmp_path
     assert answer_arms(plain, prompts, arms, **asked).sharing.known == found.sharing.rows
     with pytest.raises(ValueError, match="got keep_text=False with the rewording arms reworded"):
         answer_arms(plain, prompts, arms, **asked, keep_text=False)
+
+
+def test_guided_replies_are_kept_by_their_guide(plain, tmp_path, monkeypatch):
+    prompts, guide = labelled_prompts(), guide_of(plain)
+    arms = [Arm("guided", guide=guide), Arm("none"), Arm("harder", guide=replace(guide, weight=0.1))]
+    asked = dict(judge=lambda text, finished: Score("other", "said"), max_new_tokens=3, ledger=tmp_path / "l")
+    found = answer_arms(plain, prompts, arms, **asked)
+    by_hand = answer(plain, prompts, arms, judge=asked["judge"], max_new_tokens=3)
+    assert list(found.frame["reply"]) == list(by_hand["reply"])
+    said = {name: list(part["reply"]) for name, part in found.frame.groupby("arm")}
+    assert len({tuple(replies) for replies in said.values()}) == 3
+    assert found.sharing.rows == found.sharing.points == 3 * len(prompts)
+    monkeypatch.setattr("workbench.sweep.executors.write_or_split", pytest.fail)
+    again = answer_arms(plain, prompts, arms, **asked)
+    assert again.sharing.known == found.sharing.rows
+    assert list(again.frame["reply"]) == list(found.frame["reply"])
+
+
+def test_the_key_of_a_guide_is_all_that_it_says_by(plain):
+    guide = guide_of(plain)
+    reward = guide.reward
+    others = [
+        replace(guide, weight=guide.weight / 2),
+        replace(guide, top_k=guide.top_k + 1),
+        replace(guide, reward=replace(reward, bias=reward.bias + 1)),
+        replace(guide, reward=replace(reward, layer=0)),
+        replace(guide, reward=replace(reward, weights=-reward.weights)),
+        replace(guide, reader=plain),
+    ]
+    assert replace(guide).key == guide.key
+    assert len({guide.key, *(other.key for other in others)}) == 1 + len(others)
+
+
+def test_a_guide_stays_in_its_process(plain):
+    class Elsewhere:
+        weights_hash = find_budget = write = print
+
+    arms = [Arm("guided", guide=guide_of(plain))]
+    with pytest.raises(
+        ValueError, match="got the guided arm 'guided' for a Elsewhere: a guide's model is in"
+    ):
+        answer_arms(plain, labelled_prompts(), arms, judge=by_length, executor=Elsewhere())
+    with pytest.raises(ValueError, match="the arm 'both' has a guide and a plan"):
+        Arm("both", (plan_for(plain),), guide=guide_of(plain))

@@ -20,7 +20,8 @@ aligned = "organism:aligned"     # whose vectors steer: organism:NAME, a folder 
 judge   = "small-world"          # who says what a reply did; "phrases" for real models
 max_new_tokens = 64              # the paper: 256
 seed    = 0                      # of whatever is drawn
-# conditions = ["none", "inferaligner", "inferaligner_paper"]    # without it: all that these models allow
+# conditions = ["none", "inferaligner", "guided"]    # without it: all that these models allow, but for "guided"
+#                                # (decoding in which a reward reads every candidate: some twenty times as slow)
 
 [prompts]
 pairs  = "small-world"           # a contrast set that ships; or published ones, as below
