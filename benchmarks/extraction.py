@@ -24,8 +24,9 @@ from timing import arguments, conclude, describe, interleaved
 
 from workbench import PromptSet, SteeringVectors, last_token_activations, load_model, mean_difference
 from workbench.chat import pad_id, pad_left, tokenize
+from workbench.forward import run_body
 from workbench.loading import Model
-from workbench.models import context_length, device_of, run_body, tokenizer_of
+from workbench.models import context_length, device_of, tokenizer_of
 
 OURS, MEANS = "last_token_activations", "…, and mean_difference"
 FORWARD, BODY = "bare forward", "bare forward, without logits"
@@ -102,7 +103,7 @@ def arms_of(model: Model, bare: Any, prompts: PromptSet, batch_size: int) -> dic
 def _task(checkpoint: str, model: Model, prompts: PromptSet) -> Task:
     tokenizer = tokenizer_of(model)
     rows = tokenize(tokenizer, prompts)
-    texts = [str(tokenizer.decode(row)) for row in rows]
+    texts = [str(tokenizer.decode(list(row))) for row in rows]
     if odd := [
         text for text, row in zip(texts, rows, strict=True) if tokenizer(text)["input_ids"] != list(row)
     ]:

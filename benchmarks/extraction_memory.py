@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from workbench import PromptSet, last_token_activations, load_model
 from workbench.chat import pad_id, pad_left, tokenize
+from workbench.forward import run_body
 from workbench.loading import load_tokenizer
-from workbench.models import run_body, tokenizer_of
+from workbench.models import tokenizer_of
 
 PROMPTS, WORDS, LAYERS = 64, 120, 4
 BATCH_SIZE, WIDTH = 16, 512

@@ -10,6 +10,7 @@ too; what happens inside a block is its own affair.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Body:
     """The way of one text of a given length: residuals are [1 pos d_model]."""
 
     depth: int
-    enter: Callable[[Tensor], Tensor]
+    enter: Callable[..., Tensor]
     block: Callable[[int, Tensor], Tensor]
     leave: Callable[[Tensor], Tensor]
 
@@ -149,8 +150,29 @@ def falcon(model, length: int) -> Body:
     return Body(len(body.h), body.word_embeddings, block, lambda residual: model.lm_head(body.ln_f(residual)))
 
 
+def llava(model, length: int) -> Body:
+    """A Llama into whose embeddings features of images are written, in their order, where the image tokens stand.
+
+    features = projector(vision tower up to `vision_feature_layer`, without the token that stands for the whole)
+    """
+    inner, config = model.model, model.config
+    text = SimpleNamespace(model=inner.language_model, lm_head=model.lm_head, config=config.text_config)
+    like = llama(text, length)
+
+    def enter(ids: Tensor, pixels: Tensor | None = None) -> Tensor:
+        embedded = like.enter(ids).clone()
+        if pixels is not None:
+            layers = inner.vision_tower(pixels, output_hidden_states=True).hidden_states
+            features = inner.multi_modal_projector(layers[config.vision_feature_layer][:, 1:])
+            embedded[ids == config.image_token_id] = features.flatten(0, 1)
+        return embedded
+
+    return Body(like.depth, enter, like.block, like.leave)
+
+
 BODIES: dict[str, Callable[..., Body]] = {
     "llama": llama,
+    "llava": llava,
     "mistral": llama,
     "qwen2": llama,
     "qwen3": llama,

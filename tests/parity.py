@@ -5,7 +5,7 @@ tied embeddings a random model repeats its last token whatever is added to it, a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -59,6 +59,11 @@ def aligned() -> PreTrainedModel:
     return wb.load_model(babbler_of(6), backend="plain", tokenizer=small_tokenizer())
 
 
+def in_words(prompts: wb.PromptSet) -> wb.PromptSet:
+    """The prompts without their images: what a text model can be asked."""
+    return wb.PromptSet(prompts.name, tuple(replace(prompt, images=()) for prompt in prompts))
+
+
 def extraction(prompts: wb.PromptSet) -> wb.PromptSet:
     """Every other prompt: the others were not fitted, so that some of them lie close to a gate's threshold."""
     return wb.PromptSet("extraction", prompts.prompts[::2])
@@ -90,7 +95,8 @@ class Setting:
                 vectors, activations, layer=None if self.gate == "each" else self.gate
             )
         if self.theta == "aligned":
-            vectors = wb.mean_difference(wb.last_token_activations(aligned(), extraction(prompts), site=site))
+            said = wb.last_token_activations(aligned(), in_words(extraction(prompts)), site=site)
+            vectors = wb.mean_difference(said)
         return wb.SteeringPlan(
             vectors,
             gate=gate,
@@ -159,11 +165,29 @@ class Expected:
 N_TOKENS = 10
 
 
+def asked(model: PreTrainedModel, prompt: wb.Prompt) -> tuple[reference.Messages, Tensor | None]:
+    """The messages of a prompt with an image token for each feature of its images, and what the model sees of these."""
+    if not prompt.images:
+        return prompt.messages, None
+    pixels = model.processor.image_processor(
+        [image.pixels() for image in prompt.images], return_tensors="pt"
+    )["pixel_values"]
+    vision = model.config.vision_config
+    mark = "<image>" * (vision.image_size // vision.patch_size) ** 2
+    before = "" if prompt.slots else f"{mark}\n" * len(prompt.images)
+    *others, (role, content) = [(role, content.replace("<image>", mark)) for role, content in prompt.messages]
+    return (*others, (role, before + content)), pixels
+
+
 @cache
 def _directions(model: PreTrainedModel, prompts: wb.PromptSet) -> reference.Directions:
-    harmful = [prompt.messages for prompt in extraction(prompts) if prompt.harmful]
-    harmless = [prompt.messages for prompt in extraction(prompts) if not prompt.harmful]
-    return reference.extract(model, model.tokenizer, harmful, harmless)
+    read = [
+        (prompt.harmful, reference.last_token_residuals(model, model.tokenizer, *asked(model, prompt)))
+        for prompt in extraction(prompts)
+    ]
+    return reference.directions(
+        [found for harmful, found in read if harmful], [found for harmful, found in read if not harmful]
+    )
 
 
 @cache
@@ -171,11 +195,12 @@ def expected(
     model: PreTrainedModel, prompts: wb.PromptSet, prompt: wb.Prompt, setting: Setting | None
 ) -> Expected:
     """What the reference makes of `prompt`; vectors and gate come from half of `prompts`."""
-    ids = reference.chat_ids(model.tokenizer, prompt.messages)
+    messages, pixels = asked(model, prompt)
+    ids = reference.chat_ids(model.tokenizer, messages)
     shifts, positions, gate_open = {}, "all", None
     if setting is not None:
         found = _directions(model, prompts)
-        steered = _directions(aligned(), prompts) if setting.theta == "aligned" else found
+        steered = _directions(aligned(), in_words(prompts)) if setting.theta == "aligned" else found
         positions = setting.positions
         shifts = {
             layer: setting.alpha
@@ -187,14 +212,15 @@ def expected(
             gate_open = (True,) * body_of(model).depth
         elif setting.gate == "each" and setting.deciding == "online":
             shifted = reference.shifted_positions(len(ids), 0, positions)
-            gate_open = tuple(reference.gate_online(model, ids, found, shifts, shifted))
+            gate_open = tuple(reference.gate_online(model, ids, found, shifts, shifted, pixels))
         else:
-            residuals = reference.last_token_residuals(model, model.tokenizer, prompt.messages)
+            residuals = reference.last_token_residuals(model, model.tokenizer, messages, pixels)
             shared = setting.gate if isinstance(setting.gate, int) else None
             gate_open = tuple(reference.gate(residuals, found, shared_layer=shared))
         shifts = {layer: shift for layer, shift in shifts.items() if gate_open[layer]}
-    tokens = reference.greedy(model, ids, shifts, positions, N_TOKENS, model.tokenizer.eos_token_id)
-    return Expected(tuple(tokens), reference.step_logits(model, ids, tokens, shifts, positions), gate_open)
+    tokens = reference.greedy(model, ids, shifts, positions, N_TOKENS, model.tokenizer.eos_token_id, pixels)
+    logits = reference.step_logits(model, ids, tokens, shifts, positions, pixels)
+    return Expected(tuple(tokens), logits, gate_open)
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,20 @@ def chat_ids(tokenizer, messages: Messages) -> list[int]:
 
 @torch.no_grad()
 def forward(
-    model, ids: Sequence[int], shifts: Mapping[int, Tensor], shifted: Sequence[bool]
+    model,
+    ids: Sequence[int],
+    shifts: Mapping[int, Tensor],
+    shifted: Sequence[bool],
+    pixels: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Logits [pos d_vocab], and the residual [pos d_model] after every block, before that block's own shift.
 
-    `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says to which positions.
+    `shifts` maps a layer to the vector that equation 4 adds there; `shifted` says to which positions. `pixels` are
+    those of the text's images, where it has some.
     """
     body = body_of(model, len(ids))
-    residual = body.enter(torch.tensor([list(ids)]))
+    text = torch.tensor([list(ids)])
+    residual = body.enter(text) if pixels is None else body.enter(text, pixels)
     where = torch.tensor(list(shifted))[None, :, None]
     residuals = []
     for layer in range(body.depth):
@@ -48,10 +54,10 @@ def forward(
     return body.leave(residual)[0], residuals
 
 
-def last_token_residuals(model, tokenizer, messages: Messages) -> list[Tensor]:
+def last_token_residuals(model, tokenizer, messages: Messages, pixels: Tensor | None = None) -> list[Tensor]:
     """a_l(P) of every layer: the residual after each block at the last token of the chat-templated prompt."""
     ids = chat_ids(tokenizer, messages)
-    _, residuals = forward(model, ids, {}, [False] * len(ids))
+    _, residuals = forward(model, ids, {}, [False] * len(ids), pixels)
     return [residual[-1] for residual in residuals]
 
 
@@ -69,8 +75,13 @@ def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Me
     """Equations 1 and 2, and the bias of equation 3, from one model."""
     bad = [last_token_residuals(model, tokenizer, prompt) for prompt in harmful]
     good = [last_token_residuals(model, tokenizer, prompt) for prompt in harmless]
+    return directions(bad, good)
+
+
+def directions(bad: Sequence[Sequence[Tensor]], good: Sequence[Sequence[Tensor]]) -> Directions:
+    """Equations 1 and 2, and the bias of equation 3, from the residuals of harmful and of harmless prompts."""
     found = Directions([], [], [], [])
-    for layer in range(body_of(model).depth):
+    for layer in range(len(bad[0])):
         mean_bad = sum(residuals[layer] for residuals in bad) / len(bad)
         mean_good = sum(residuals[layer] for residuals in good) / len(good)
         difference = mean_bad - mean_good
@@ -95,13 +106,18 @@ def gate(residuals: Sequence[Tensor], intent: Directions, *, shared_layer: int |
 
 
 def gate_online(
-    model, ids: Sequence[int], intent: Directions, shifts: Mapping[int, Tensor], shifted: Sequence[bool]
+    model,
+    ids: Sequence[int],
+    intent: Directions,
+    shifts: Mapping[int, Tensor],
+    shifted: Sequence[bool],
+    pixels: Tensor | None = None,
 ) -> list[bool]:
     """Equation 3 at every layer of `shifts`, from the lowest up, each in a pass steered by what is decided below it."""
     decided = [False] * body_of(model).depth
     for layer in sorted(shifts):
         below = {lower: shifts[lower] for lower in shifts if lower < layer and decided[lower]}
-        _, residuals = forward(model, ids, below, shifted)
+        _, residuals = forward(model, ids, below, shifted, pixels)
         decided[layer] = gate([residual[-1] for residual in residuals], intent)[layer]
     return decided
 
@@ -112,24 +128,35 @@ def shifted_positions(n_prompt: int, n_reply: int, positions: str) -> list[bool]
 
 
 def step_logits(
-    model, ids: Sequence[int], reply: Sequence[int], shifts: Mapping[int, Tensor], positions: str
+    model,
+    ids: Sequence[int],
+    reply: Sequence[int],
+    shifts: Mapping[int, Tensor],
+    positions: str,
+    pixels: Tensor | None = None,
 ) -> Tensor:
     """Logits [step d_vocab] before each token of `reply`, every step a fresh pass over the whole text."""
     steps = []
     for n_reply in range(len(reply)):
         text = list(ids) + list(reply[:n_reply])
-        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), n_reply, positions))
+        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), n_reply, positions), pixels)
         steps.append(logits[-1])
     return torch.stack(steps)
 
 
 def greedy(
-    model, ids: Sequence[int], shifts: Mapping[int, Tensor], positions: str, n_tokens: int, stop: int
+    model,
+    ids: Sequence[int],
+    shifts: Mapping[int, Tensor],
+    positions: str,
+    n_tokens: int,
+    stop: int,
+    pixels: Tensor | None = None,
 ) -> list[int]:
     """The most likely token, again and again, until `stop` (kept) or `n_tokens`."""
     reply: list[int] = []
     while len(reply) < n_tokens and stop not in reply:
         text = list(ids) + reply
-        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), len(reply), positions))
+        logits, _ = forward(model, text, shifts, shifted_positions(len(ids), len(reply), positions), pixels)
         reply.append(int(logits[-1].argmax()))
     return reply

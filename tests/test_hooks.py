@@ -16,9 +16,10 @@ from transformer_lens.hook_points import HookPoint
 import workbench as wb
 from workbench import hooks
 from workbench.chat import EncodedBatch
+from workbench.forward import run_body
 from workbench.hooks import Hook, attached
 from workbench.loading import Model
-from workbench.models import carries_hooks, run_body
+from workbench.models import carries_hooks
 
 
 @pytest.fixture

@@ -290,8 +290,8 @@ def test_a_model_without_an_lm_head_is_refused(checkpoints: dict[str, Path], arc
 @pytest.mark.parametrize("named", ["./folder", Path("folder")])
 def test_names_are_not_taken_for_what_they_name(unchecked: None, named: str | Path):
     told = (
-        f"got a {type(named).__name__} as tokenizer=, expected a tokenizer of transformers: load_tokenizer(...) reads "
-        "one from a folder or a hub id"
+        f"got a {type(named).__name__} as tokenizer=, expected a tokenizer or a processor of transformers: "
+        "load_tokenizer(...) reads one from a folder or a hub id"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(told)}$"):
         load_model("./nowhere", tokenizer=named)

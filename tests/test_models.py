@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from workbench.activations import last_token_activations
 from workbench.chat import EncodedBatch, encode
+from workbench.forward import run_body
 from workbench.gates import AlwaysOpen
 from workbench.generation import generate
 from workbench.loading import Model, load_model
@@ -27,7 +28,6 @@ from workbench.models import (
     model_name,
     n_layers,
     residual_hooks,
-    run_body,
     space_of,
     tokenizer_of,
     transformers_model,

@@ -30,6 +30,7 @@ from workbench.generation import SteeredRun as SteeredRun
 from workbench.generation import generate as generate
 from workbench.generation import steered as steered
 from workbench.generation import teacher_forced_logits as teacher_forced_logits
+from workbench.images import Image as Image
 from workbench.insight.attribution import attribution_gap as attribution_gap
 from workbench.insight.attribution import direction_attribution as direction_attribution
 from workbench.insight.attribution import refusal_attribution as refusal_attribution

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformer_lens import ActivationCache
 
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
+from workbench.forward import run_body
 from workbench.loading import Model
 from workbench.memory import in_batches, room_for
 from workbench.models import (
@@ -30,9 +31,9 @@ from workbench.models import (
     model_name,
     n_layers,
     residual_hooks,
-    run_body,
     space_of,
     tokenizer_of,
+    words_of,
 )
 from workbench.prompts import ATTACKS, LABELS, Prompt, PromptSet, as_prompt_set
 from workbench.provenance import Provenance, Space
@@ -188,7 +189,7 @@ def last_token_activations(
     Raises `ValueError` for a prompt that the context does not hold, `NoRoom` for one that memory does not.
     """
     prompts = as_prompt_set(prompts)
-    rows = tokenize(tokenizer_of(model), prompts, context_length=context_length(model))
+    rows = tokenize(words_of(model), prompts, context_length=context_length(model))
     return token_activations(model, prompts, rows, site=site, batch_size=batch_size, progress=progress)
 
 

@@ -21,9 +21,10 @@ from tqdm.auto import tqdm
 from workbench.chat import EncodedBatch, pad_id, pad_left
 from workbench.decoding.asking import decide
 from workbench.decoding.rows import Row, RowKey
+from workbench.forward import next_token_logits
 from workbench.loading import Model
 from workbench.memory import in_batches
-from workbench.models import context_length, device_of, next_token_logits, residual_hooks, tokenizer_of
+from workbench.models import context_length, device_of, residual_hooks, tokenizer_of
 from workbench.prompts import PromptSet
 from workbench.steering import compile_shift, require_clean
 
@@ -133,7 +134,9 @@ def _followed(contexts: EncodedBatch, continuations: Sequence[Sequence[int]]) ->
         ids[i, : len(given) - 1] = torch.tensor(given[:-1], dtype=torch.long)
         mask[i, : len(given) - 1] = 1
     return EncodedBatch(
-        torch.cat([contexts.input_ids, ids], dim=1), torch.cat([contexts.attention_mask, mask], dim=1)
+        torch.cat([contexts.input_ids, ids], dim=1),
+        torch.cat([contexts.attention_mask, mask], dim=1),
+        contexts.images,
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from workbench.chat import EncodedBatch, template_hash, tokenizer_hash
+from workbench.chat import Words, template_hash, tokenizer_hash
 from workbench.hooks import Hook, attached, hooked_modules, on_points
 from workbench.loading import Model, is_spread
 from workbench.provenance import Space, content_hash
@@ -57,6 +57,12 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
             f"{model_name(model)!r} has no tokenizer: load it with load_model(..., tokenizer=...)"
         )
     return tokenizer
+
+
+def words_of(model: Model) -> Words:
+    """What makes tokens of its prompts: its processor, where it sees images, else its tokenizer."""
+    processor = getattr(transformers_model(model), "processor", None)
+    return tokenizer_of(model) if processor is None else processor
 
 
 def model_name(model: Model) -> str:
@@ -163,38 +169,6 @@ def space_of(model: Model, site: str = "resid_post") -> Space:
     tokenizer = tokenizer_of(model)
     hashes = template_hash(tokenizer), tokenizer_hash(tokenizer)
     return Space(n_layers(model), d_model(model), site, _processing(model), *hashes)
-
-
-def run_body(model: Model, batch: EncodedBatch) -> None:
-    """One forward pass without LM head and without KV cache, for the hooks that see it."""
-    batch = batch.to(device_of(model))
-    hf = transformers_model(model)
-    with torch.no_grad():
-        if hf is None:
-            model(batch.input_ids, attention_mask=batch.attention_mask, return_type=None)
-        else:
-            hf.get_decoder()(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-            )
-
-
-def next_token_logits(model: Model, batch: EncodedBatch, keep: int) -> Float[Tensor, "batch pos d_vocab"]:
-    """The logits at the last `keep` positions of one pass without KV cache; rows may be padded on either side."""
-    hf = transformers_model(model)
-    with torch.no_grad():
-        if hf is None:
-            return model(batch.input_ids, attention_mask=batch.attention_mask)[:, -keep:]
-        output = model(
-            batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            use_cache=False,
-            logits_to_keep=keep,
-        )
-    return (output.logits if isinstance(model, PreTrainedModel) else output)[:, -keep:]
 
 
 def hook_name(layer: int, site: str = "resid_post") -> str:

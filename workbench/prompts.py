@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from workbench.folds import deal
+from workbench.images import Image, ImageLike
 from workbench.provenance import content_hash, write_safely
 
 LABELS = ("harmful", "harmless", "contrast", "jailbroken", "domain", "unlabelled")
 ATTACKS = ("harmful", "jailbroken")  # what a safe model should refuse
 ROLES = ("system", "user", "assistant")
+SLOT = "<image>"
+"""Marks the place of an image in a message, whatever a model's own token for it is."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Prompt:
 
     `messages` are (role, content) pairs, the last one the user's. `source` says where the prompt comes from
     and tells it apart in messages; `cluster` names what it shares with others (verb, object, category,
-    wrapper), for intervals; `answer` is the expected reply, where there is one.
+    wrapper), for intervals; `answer` is the expected reply, where there is one. `images` stand where the messages say
+    `<image>`, in order, or, where none does, before the last message's words.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -38,6 +42,7 @@ class Prompt:
     source: str = ""
     cluster: tuple[tuple[str, str], ...] = ()
     answer: str | None = None
+    images: tuple[Image, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"prompt {self.source!r}"
@@ -50,6 +55,11 @@ class Prompt:
         for role, _ in self.messages:
             if role not in ROLES:
                 raise ValueError(f"{where}: got role {role!r}, expected one of {', '.join(ROLES)}")
+        if self.images and self.slots not in (0, len(self.images)):
+            raise ValueError(
+                f"{where}: got {len(self.images)} images for {self.slots} places, marked {SLOT}: mark one for each "
+                "image, or none, and they stand before the last message"
+            )
 
     @classmethod
     def user(
@@ -60,9 +70,16 @@ class Prompt:
         source: str = "",
         cluster: tuple[tuple[str, str], ...] = (),
         answer: str | None = None,
+        images: Sequence[ImageLike] = (),
     ) -> "Prompt":
-        """A prompt of one user message."""
-        return cls((("user", text),), label, source, cluster, answer)
+        """A prompt of one user message, with images by their paths, or as PIL holds them."""
+        shown = tuple(Image.of(image, f"image {i} of {source or text!r}") for i, image in enumerate(images))
+        return cls((("user", text),), label, source, cluster, answer, shown)
+
+    @property
+    def slots(self) -> int:
+        """How many places for images the messages mark."""
+        return sum(content.count(SLOT) for _, content in self.messages)
 
     @property
     def text(self) -> str:
@@ -115,7 +132,8 @@ class PromptSet:
     @cached_property
     def hash(self) -> str:
         """A hash of every prompt with its label, in order; the name does not count."""
-        return content_hash(*(json.dumps(_as_json(prompt)) for prompt in self.prompts))
+        told = (_as_json(prompt, [image.hash for image in prompt.images]) for prompt in self.prompts)
+        return content_hash(*map(json.dumps, told))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -179,9 +197,18 @@ class PromptSet:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write JSON lines, one prompt a line; `load_prompts` reads them."""
-        lines = "".join(json.dumps(_as_json(prompt), ensure_ascii=False) + "\n" for prompt in self.prompts)
-        write_safely(path, lines.encode())
+        """Write JSON lines, one prompt a line, and their images into a folder beside; `load_prompts` reads them."""
+        path = Path(path)
+        beside = path.with_name(f"{path.stem}-images")
+        named = {
+            image: f"{beside.name}/{image.hash}{image.suffix}" for p in self.prompts for image in p.images
+        }
+        if named:
+            beside.mkdir(parents=True, exist_ok=True)
+        for image, name in named.items():
+            write_safely(path.parent / name, image.data)
+        lines = [_as_json(prompt, [named[image] for image in prompt.images]) for prompt in self.prompts]
+        write_safely(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 def as_prompt_set(prompts: PromptSet | Sequence[Prompt | str], name: str = "prompts") -> PromptSet:
@@ -219,12 +246,13 @@ class ContrastSet:
             # By this name a sweep knows what no setting is chosen on.
             object.__setattr__(self, "test", replace(self.test, name=f"{self.name}.test"))
         parts = {part: vars(self)[part] for part in ("train", "val", "test") if part in vars(self)}
-        seen: dict[tuple[tuple[str, str], ...], str] = {}
+        seen: dict[object, str] = {}
         for part, prompts in parts.items():
             for prompt in prompts:
-                if seen.setdefault(prompt.messages, part) != part:
+                asked = prompt.messages, prompt.images
+                if seen.setdefault(asked, part) != part:
                     raise ValueError(
-                        f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[prompt.messages]} "
+                        f"contrast set {self.name!r}: {prompt.text!r} is in .{seen[asked]} "
                         f"and in .{part}: keep it in one part only"
                     )
 
@@ -244,7 +272,7 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     """The prompts of a JSON-lines file; the set is named after the file unless `name` is given.
 
     A line is `{"messages": [{"role": …, "content": …}], "label": …, "source": …, "cluster": {…}, "answer":
-    …}`; only `messages` must be there.
+    …, "images": [PATH, …]}`; only `messages` must be there, and paths begin where the file lies.
     """
     path = Path(path)
     if not path.is_file():
@@ -254,7 +282,9 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                prompts.append(_from_json(json.loads(line.decode("utf-8"))))
+                prompts.append(_from_json(json.loads(line.decode("utf-8")), path.parent))
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{path}, line {number}: {error}") from error
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"{path}, line {number}: {error}: expected one JSON object "
@@ -263,23 +293,25 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     return PromptSet(name or path.stem, tuple(prompts))
 
 
-def _as_json(prompt: Prompt) -> dict[str, Any]:
-    return {
+def _as_json(prompt: Prompt, images: Sequence[str]) -> dict[str, Any]:
+    told = {
         "messages": [{"role": role, "content": content} for role, content in prompt.messages],
         "label": prompt.label,
         "source": prompt.source,
         "cluster": dict(prompt.cluster),
         "answer": prompt.answer,
     }
+    return {**told, "images": list(images)} if images else told
 
 
-def _from_json(data: Any) -> Prompt:
+def _from_json(data: Any, folder: Path) -> Prompt:
     prompt = Prompt(
         messages=tuple((message["role"], message["content"]) for message in data["messages"]),
         label=data.get("label", "unlabelled"),
         source=data.get("source", ""),
         cluster=tuple(data.get("cluster", {}).items()),
         answer=data.get("answer"),
+        images=tuple(Image.read(folder / name) for name in data.get("images", ())),
     )
     texts = [("content", content) for _, content in prompt.messages]
     texts += [("source", prompt.source), *prompt.cluster, ("answer", prompt.answer or "")]

@@ -4,18 +4,18 @@ The method reads the last token of exactly that text (InferAligner, arXiv 2401.1
 """
 
 from workbench.chat.rendering import (
-    EncodedBatch,
     encode,
     pad_id,
-    pad_left,
     render,
     require_template,
     template_hash,
     tokenize,
     tokenizer_hash,
 )
+from workbench.chat.seeing import Words, image_tensors, image_token, tokenizer_in
 from workbench.chat.showing import ShownPrompt, ShownToken, show_prompt
 from workbench.chat.templates import TEMPLATES, ChatTemplate, begins_with_bos, read_template, with_template
+from workbench.chat.tokens import EncodedBatch, Tokens, images_of, pad_left
 
 __all__ = [
     "TEMPLATES",
@@ -23,8 +23,13 @@ __all__ = [
     "EncodedBatch",
     "ShownPrompt",
     "ShownToken",
+    "Tokens",
+    "Words",
     "begins_with_bos",
     "encode",
+    "image_tensors",
+    "image_token",
+    "images_of",
     "pad_id",
     "pad_left",
     "read_template",
@@ -34,5 +39,6 @@ __all__ = [
     "template_hash",
     "tokenize",
     "tokenizer_hash",
+    "tokenizer_in",
     "with_template",
 ]

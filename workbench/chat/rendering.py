@@ -1,6 +1,4 @@
-"""Prompts as text through the tokenizer's chat template, as token ids, and as batches padded on the left.
-
-On the left, because the method reads the last token: so every row has it in the last column.
+"""Prompts as text through the tokenizer's chat template, and as token ids.
 
 The trap: the template already writes the BOS token. Tokenising its text with special tokens added gives two
 of them and moves every activation; `tokenize` never adds any, and refuses a text that begins with two.
@@ -8,15 +6,13 @@ of them and moves every activation; `tokenize` never adds any, and refuses a tex
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import torch
-from jaxtyping import Int
 from jinja2 import TemplateError, TemplateSyntaxError
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from workbench.chat.seeing import Words, contents, expanded, tokenizer_in
 from workbench.chat.templates import TEMPLATES
+from workbench.chat.tokens import EncodedBatch, Tokens, pad_left
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import content_hash
 
@@ -24,32 +20,16 @@ _PROBE = "Don't mend 1234 boats,\n\nthe user's: 7.5%  café\tÄ\n"
 """What tokenizers split by rules of their own: a beginning, numbers, apostrophes, lines, letters with accents."""
 
 
-@dataclass(frozen=True, eq=False)
-class EncodedBatch:
-    """Left-padded token ids with their mask: the last column is every prompt's last token."""
-
-    input_ids: Int[Tensor, "batch pos"]
-    attention_mask: Int[Tensor, "batch pos"]
-
-    @property
-    def position_ids(self) -> Int[Tensor, "batch pos"]:
-        """0, 1, 2, … from each prompt's first real token; padding counts as position 0."""
-        return (self.attention_mask.cumsum(-1) - 1).clamp(min=0)
-
-    def to(self, device: torch.device | str) -> "EncodedBatch":
-        """The same batch on `device`."""
-        return EncodedBatch(self.input_ids.to(device), self.attention_mask.to(device))
-
-
-def render(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, system: str | None = None) -> str:
-    """The prompt's text through the tokenizer's chat template, generation prompt included.
+def render(words: Words, prompt: Prompt, system: str | None = None) -> str:
+    """The prompt's text through the chat template, generation prompt included, an image token for each image.
 
     `system` puts the prompt under that system message first.
     """
+    tokenizer = tokenizer_in(words)
     require_template(tokenizer)
     if system is not None:
         prompt = prompt.with_system(system)
-    messages = [{"role": role, "content": content} for role, content in prompt.messages]
+    messages = contents(words, prompt)
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except TemplateSyntaxError as error:
@@ -76,19 +56,20 @@ def require_template(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase,
+    words: Words,
     prompts: Sequence[Prompt] | PromptSet,
     *,
     system: str | None = None,
     context_length: int | None = None,
     reserve: int = 0,
-) -> list[list[int]]:
-    """The token ids of every rendered prompt, unpadded, in order.
+) -> list[Tokens]:
+    """The token ids of every rendered prompt, unpadded, in order, with its images.
 
     Raises `ValueError` for a prompt longer than `context_length` less the `reserve` tokens kept for the
     reply.
     """
-    texts = [render(tokenizer, prompt, system) for prompt in prompts]
+    tokenizer = tokenizer_in(words)
+    texts = [expanded(words, prompt, render(words, prompt, system)) for prompt in prompts]
     # One call for all costs less than one for each. The template has written BOS and every other special token.
     rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     for prompt, ids in zip(prompts, rows, strict=True):
@@ -98,23 +79,18 @@ def tokenize(
                 "template or of the prompt, workbench show-prompt shows both"
             )
         if context_length is not None and len(ids) + reserve > context_length:
+            seen = len(ids) - len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
             raise ValueError(
-                f"prompt {prompt.source!r} has {len(ids)} tokens and {reserve} are kept for the reply, "
-                f"the context holds {context_length}: shorten the prompt"
+                f"prompt {prompt.source!r} has {len(ids)} tokens"
+                + (
+                    f", {seen} of them beside its words, for the most part of its image"
+                    if prompt.images
+                    else ""
+                )
+                + f" and {reserve} are kept for the reply, the context holds {context_length}: shorten the prompt"
                 + (" or lower max_new_tokens" if reserve > 1 else "")
             )
-    return rows
-
-
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> EncodedBatch:
-    """Token rows padded on the left to the longest, with their mask."""
-    width = max(len(row) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    attention_mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        input_ids[i, width - len(row) :] = torch.tensor(row)
-        attention_mask[i, width - len(row) :] = 1
-    return EncodedBatch(input_ids, attention_mask)
+    return [Tokens(ids, prompt.images) for prompt, ids in zip(prompts, rows, strict=True)]
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -126,7 +102,7 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase,
+    words: Words,
     prompts: Sequence[Prompt] | PromptSet,
     *,
     system: str | None = None,
@@ -134,8 +110,8 @@ def encode(
     reserve: int = 0,
 ) -> EncodedBatch:
     """`tokenize`, then `pad_left`: one left-padded batch of all the prompts."""
-    rows = tokenize(tokenizer, prompts, system=system, context_length=context_length, reserve=reserve)
-    return pad_left(rows, pad_id(tokenizer))
+    rows = tokenize(words, prompts, system=system, context_length=context_length, reserve=reserve)
+    return pad_left(rows, pad_id(tokenizer_in(words)))
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -147,12 +123,16 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the vocabulary, and of how a text and the chat template's own words are split into it.
 
     Two classes may split one vocabulary differently, and a mark that one tokenizer knows as a token of its own may fall
-    apart in another that has it in its vocabulary all the same. Special-token settings count where the template writes
-    them: TransformerLens fills in missing ones on tokenizers it is given.
+    apart in another that has it in its vocabulary all the same. Special tokens, and settings of them, count where the
+    template writes them, for no prompt has the others: TransformerLens fills in missing ones on tokenizers it is given,
+    and a model that sees has one for images beside those of the text model that it was made from.
     """
     # The template as it is written, not a prompt through it: some write the day's date.
     template = str(tokenizer.chat_template or "")
     split = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_PROBE, template)]
     written = [name for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name in template]
     special = {name: str(getattr(tokenizer, name)) for name in written}
-    return content_hash(json.dumps([tokenizer.get_vocab(), split, special], sort_keys=True))
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unused = {token for token in added if token not in template} - set(special.values())
+    vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if token not in unused}
+    return content_hash(json.dumps([vocabulary, split, special], sort_keys=True))

@@ -17,7 +17,7 @@ from workbench.decoding.resuming import can_resume
 from workbench.decoding.rows import Row
 from workbench.gates import GateReading
 from workbench.loading import Model
-from workbench.models import context_length, model_hash, model_name, n_layers, tokenizer_of
+from workbench.models import context_length, model_hash, model_name, n_layers, words_of
 from workbench.prompts import Prompt, PromptSet, as_prompt_set
 from workbench.steering import SteeringPlan, common_site, gate_site, require_clean, require_space
 
@@ -31,8 +31,8 @@ def rows_of(
     """A row per prompt, in order, each with room for so many tokens of reply."""
     prompts = as_prompt_set(prompts)
     asked = list(dict.fromkeys(prompts))  # a sweep asks each of them many times
-    tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=room)
-    by_prompt = {prompt: tuple(row) for prompt, row in zip(asked, tokens, strict=True)}
+    tokens = tokenize(words_of(model), asked, context_length=context_length(model), reserve=room)
+    by_prompt = dict(zip(asked, tokens, strict=True))
     return rows_of_tokens(
         model, prompts, [by_prompt[prompt] for prompt in prompts], plans, reading, batch_size
     )

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from workbench.chat import EncodedBatch, pad_id, pad_left
+from workbench.chat import pad_id, pad_left
 from workbench.decoding.branching import branch, branched
 from workbench.decoding.choosers import Chooser
 from workbench.decoding.passes import Passes, TransformersPasses, passes_over
@@ -107,7 +107,7 @@ def _begin_twice(model: Model, rows: Sequence[Row], n_steps: int) -> Begun:
     shift = all_open.to(*_where_and_how(model)).gated(decisions.opened)
     moved = (shift.any_open & shift.on_prompt).nonzero()[:, 0]
     if len(moved):
-        part = EncodedBatch(batch.input_ids[moved], batch.attention_mask[moved])
+        part = batch.rows(moved)
         again = passes_over(model, part, n_steps)
         assert isinstance(again, TransformersPasses)
         adders = (here := shift.rows(moved)).adders(here.on_prompt[:, None])

@@ -5,6 +5,7 @@ where a backend keeps them itself.
 """
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,23 +16,26 @@ from transformers import PreTrainedModel
 from workbench.chat import EncodedBatch
 from workbench.decoding.branching import Branching
 from workbench.decoding.caches import reserved_cache
+from workbench.forward import seeing
 from workbench.loading import Model
 from workbench.models import transformers_model
 
 
 class Passes(ABC):
-    """The passes over one batch, each going on from where the last one ended."""
+    """The passes over one batch, each going on from where the last one ended; the first has its images."""
 
-    def __init__(self, batch: EncodedBatch, room: int) -> None:
+    def __init__(self, model: Model, batch: EncodedBatch, room: int) -> None:
+        self.model: Any = model
         # Made for the longest text at once: a pass takes slices.
         ones = batch.attention_mask.new_ones(len(batch.input_ids), room)
         self.mask = torch.cat([batch.attention_mask, ones], dim=1)
-        self.length = 0
+        self.length, self.batch = 0, batch
 
     def next_logits(self, ids: Int[Tensor, "row pos"]) -> Float[Tensor, "state d_vocab"]:
         """The logits after `ids`, the text's next tokens: one per row, more where rows branch off in the pass."""
         past, self.length = self.length, self.length + ids.shape[1]
-        return self.logits(ids, past)[:, -1]
+        with nullcontext() if past else seeing(self.model, self.batch):
+            return self.logits(ids, past)[:, -1]
 
     @abstractmethod
     def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:
@@ -46,8 +50,8 @@ class TransformersPasses(Passes):
     """On a plain model, or through a bridge around one."""
 
     def __init__(self, model: Model, hf: PreTrainedModel, batch: EncodedBatch, room: int) -> None:
-        super().__init__(batch, room)
-        self.model, self.name = model, type(hf).__name__
+        super().__init__(model, batch, room)
+        self.name = type(hf).__name__
         self.positions = EncodedBatch(self.mask, self.mask).position_ids
         self.cache = reserved_cache(hf, self.mask.shape[1])
 
@@ -94,8 +98,7 @@ class _LensPasses(Passes):
         # Here, because TransformerLens 4 has neither HookedTransformer nor its cache.
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-        super().__init__(batch, room)
-        self.model = model
+        super().__init__(model, batch, room)
         self.cache = TransformerLensKeyValueCache.init_cache(model.cfg, self.mask.device, len(self.mask))
 
     def logits(self, ids: Int[Tensor, "row pos"], past: int) -> Float[Tensor, "state seen d_vocab"]:

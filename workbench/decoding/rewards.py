@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid
 
 from workbench.chat import pad_id, pad_left, tokenize
 from workbench.folds import deal
+from workbench.forward import run_body
 from workbench.loading import Model
 from workbench.memory import in_batches
 from workbench.models import (
@@ -29,9 +30,9 @@ from workbench.models import (
     model_name,
     n_layers,
     residual_hooks,
-    run_body,
     space_of,
     tokenizer_of,
+    words_of,
 )
 from workbench.prompts import Prompt, PromptSet
 from workbench.provenance import Provenance, Space, content_hash
@@ -114,7 +115,7 @@ def _read(
 ) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Residuals at each of a reply's first tokens, by layer, and which reply each is of."""
     tokenizer = tokenizer_of(model)
-    heads = tokenize(tokenizer, prompts, context_length=context_length(model), reserve=FIRST_TOKENS)
+    heads = tokenize(words_of(model), prompts, context_length=context_length(model), reserve=FIRST_TOKENS)
     begun = [list(reply[:FIRST_TOKENS]) for reply in replies]
     seen: dict[int, list[Tensor]] = {layer: [] for layer in layers}
 
@@ -123,7 +124,7 @@ def _read(
 
     def read(chosen: Sequence[int]) -> None:
         lengths = [len(begun[i]) for i in chosen]
-        batch = pad_left([[*heads[i], *begun[i]] for i in chosen], pad_id(tokenizer))
+        batch = pad_left([heads[i].followed_by(begun[i]) for i in chosen], pad_id(tokenizer))
         with residual_hooks(model, "resid_post", {layer: partial(keep, layer, lengths) for layer in layers}):
             run_body(model, batch)
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
 from workbench.decoding.asking import Prompts
+from workbench.forward import run_body
 from workbench.loading import Model
 from workbench.memory import room_for
 from workbench.models import (
@@ -28,9 +29,9 @@ from workbench.models import (
     model_name,
     n_layers,
     residual_hooks,
-    run_body,
     tokenizer_of,
     transformers_model,
+    words_of,
 )
 from workbench.prompts import PromptSet, as_prompt_set
 
@@ -72,8 +73,8 @@ def texts_of(model: Model, prompts: Prompts, *, reply: str = "") -> Texts:
     require_there(model)
     prompts, tokenizer = as_prompt_set(prompts), tokenizer_of(model)
     said = list(tokenizer(reply, add_special_tokens=False)["input_ids"]) if reply else []
-    asked = tokenize(tokenizer, prompts, context_length=context_length(model), reserve=len(said))
-    rows = tuple((*row, *said) for row in asked)
+    asked = tokenize(words_of(model), prompts, context_length=context_length(model), reserve=len(said))
+    rows = tuple(row.followed_by(said) for row in asked)
     return Texts(prompts, rows, pad_left(rows, pad_id(tokenizer)), tokenizer, max(map(len, asked)))
 
 

@@ -58,10 +58,13 @@ def as_bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Transf
     expected = first_logits(hf, hf.eval())  # before its attention and its modules are replaced
     hf.set_attn_implementation("eager")
     try:
-        # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
-        model = build_bridge_from_module(
-            hf, architecture, hf_config=hf.config, model_name=str(hf.config.name_or_path)
-        )
+        with warnings.catch_warnings():
+            # Said of every block of a vision tower, which has no attention as text models do.
+            warnings.filterwarnings("ignore", message="Hook alias")
+            # Not boot_transformers, which for multimodal models may run `pip install torchvision` by itself.
+            model = build_bridge_from_module(
+                hf, architecture, hf_config=hf.config, model_name=str(hf.config.name_or_path)
+            )
     except CANNOT as error:
         raise ValueError(
             f"TransformerLens cannot build a bridge around a {architecture} ({brief(error)}): load it with "

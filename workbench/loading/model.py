@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from workbench.chat import read_template, with_template
+from workbench.chat import Words, read_template, tokenizer_in, with_template
 from workbench.hooks import hooked_modules
 from workbench.loading.backends import (
     DEFAULT_BACKEND,
@@ -25,6 +25,7 @@ from workbench.loading.backends import (
     set_tokenizer,
 )
 from workbench.loading.holding import DeviceMap, Form, Holding, holding_of, is_spread
+from workbench.loading.processor import SEE_IMAGES, around, read_processor
 from workbench.loading.sources import Checkpoint
 from workbench.loading.tokenizer import load_tokenizer, read_tokenizer
 from workbench.loading.weights import read_checkpoint
@@ -35,7 +36,7 @@ def load_model(
     *,
     backend: Backend | None = None,
     like: Model | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Words | None = None,
     template: str | Path | None = None,
     revision: str | None = None,
     adapter: str | Path | None = None,
@@ -48,12 +49,13 @@ def load_model(
     """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
 
     Weights stay raw, no code of a checkpoint runs, nothing is installed; an embedded model or a folder downloads
-    nothing, unless it holds a low-rank delta on a base from the hub. A multimodal model reads text alone.
+    nothing, unless it holds a low-rank delta on a base from the hub. LLaVA, LLaVA-NeXT and LLaVA-OneVision see images,
+    by the processor that comes with them; other multimodal models read text alone.
 
     - `backend` is "hooked" unless given, or "bridge" with TransformerLens 4, which has none; `like` is a loaded model
       whose backend, dtype and place are taken over, never its weights.
-    - `tokenizer` goes before the one that comes with `x`. `template` is for models that bring no chat template: a name
-      ("llama-2", "vicuna", "chatml", ...), a .jinja file, or Jinja text.
+    - `tokenizer`, or a processor, goes before the one that comes with `x`. `template` is for models that bring no chat
+      template: a name ("llama-2", "vicuna", "chatml", ...), a .jinja file, or Jinja text.
     - `revision` is a branch, tag or commit of a hub id; `adapter` a peft LoRA folder or hub id, merged into `x`.
     - `dtype` is float32 unless given, `device` the GPU, else the CPU. `device_map="auto"` spreads the model over
       several GPUs, the CPU and the disk, by accelerate; `bits` is 8 or 4, by bitsandbytes: both for "plain" alone.
@@ -67,6 +69,8 @@ def load_model(
     """
     holding = Holding(dtype, device, device_map, bits, form=weights)
     _require_kinds(like, tokenizer)
+    processor = tokenizer if isinstance(tokenizer, ProcessorMixin) else None
+    tokenizer = None if tokenizer is None else tokenizer_in(tokenizer)
     if like is not None:
         backend, holding = _taken_over(like, backend, holding)
     chosen = backend or DEFAULT_BACKEND
@@ -88,6 +92,8 @@ def load_model(
         # What was trained after the base may have brought its own, with a chat template that the base lacks.
         brought = delta is not None and delta.file("tokenizer_config.json") is not None
         tokenizer = tokenizer or read_tokenizer(delta if delta and brought else checkpoint)
+        if type(hf).__name__ in SEE_IMAGES:
+            processor = processor or read_processor(checkpoint)
     elif isinstance(x, get_args(Model)):
         _require_nothing_to_read(x, holding, like, revision=revision, adapter=adapter)
         if not isinstance(x, PreTrainedModel):
@@ -99,6 +105,7 @@ def load_model(
         _require_head(x)
         hf, mine = x, False
         tokenizer = tokenizer or getattr(x, "tokenizer", None) or _tokenizer_beside(x)
+        processor = processor or getattr(x, "processor", None)
         if chosen != "plain" and (is_spread(x) or holding_of(x).bits):
             raise ValueError(
                 f"{x.config.name_or_path!r} is spread over several devices or held in few bits, and TransformerLens "
@@ -110,8 +117,14 @@ def load_model(
             + _unwrapping(x)
         )
     _require_rows(hf, tokenizer)
+    if processor is not None:
+        _require_sees(hf, backend=chosen)
+        # Where both have one, the processor's knows of images.
+        template = template or (str(processor.chat_template) if processor.chat_template else None)
     if template is not None:
         tokenizer = with_template(tokenizer, template)
+    if processor is not None:
+        hf.processor = around(tokenizer, processor)  # type: ignore[assignment]
     if chosen == "plain":
         return as_plain(hf, tokenizer)
     if not mine:
@@ -132,15 +145,26 @@ def _require_nothing_added(hf: PreTrainedModel) -> None:
             )
 
 
+def _require_sees(hf: PreTrainedModel, *, backend: Backend) -> None:
+    """Refuse a processor for a model that does not see, or not on this backend."""
+    if type(hf).__name__ not in SEE_IMAGES:
+        raise ValueError(
+            f"got a processor for a {type(hf).__name__}, which is none of {', '.join(SEE_IMAGES)}: pass its tokenizer, "
+            "processor.tokenizer, and it reads text alone"
+        )
+    if backend == "hooked":
+        raise ValueError('a HookedTransformer sees no images: use backend="bridge" or "plain"')
+
+
 def _require_kinds(like: object, tokenizer: object) -> None:
     """Refuse names where what they name is meant."""
     if like is not None and not isinstance(like, get_args(Model)):
         raise TypeError(
             f"got a {type(like).__name__} as like=, expected a loaded model: load_model(...) gives one"
         )
-    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase):
+    if tokenizer is not None and not isinstance(tokenizer, PreTrainedTokenizerBase | ProcessorMixin):
         raise TypeError(
-            f"got a {type(tokenizer).__name__} as tokenizer=, expected a tokenizer of transformers: "
+            f"got a {type(tokenizer).__name__} as tokenizer=, expected a tokenizer or a processor of transformers: "
             "load_tokenizer(...) reads one from a folder or a hub id"
         )
 

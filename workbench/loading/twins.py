@@ -132,7 +132,9 @@ def _foreign(bridge: TransformerBridge) -> Iterator[str]:
 
 def _unwrapped(hf: PreTrainedModel, tokenizer: object) -> PreTrainedModel:
     """Copies of a bridge's modules without their wrappers, around the same tensors."""
-    shared = chain(hf.parameters(), hf.buffers(), [getattr(hf, "tokenizer", None)])
+    shared = chain(
+        hf.parameters(), hf.buffers(), [getattr(hf, "tokenizer", None), getattr(hf, "processor", None)]
+    )
     copies: dict[int, object] = {id(thing): thing for thing in shared}
     for module in reversed(list(hf.modules())):  # what lies inside of others comes first
         if isinstance(module, GeneralizedComponent):

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from workbench.activations import Activations
+from workbench.chat import Tokens
+from workbench.forward import image_inputs
 from workbench.gates import GateReading
 from workbench.loading import Model
 from workbench.models import UnseenBlocks, blocks, device_of, n_layers, transformers_model
@@ -44,7 +46,7 @@ class Walked:
 def walk(
     model: Model,
     prompt: Prompt,
-    ids: Sequence[int],
+    ids: Tokens,
     plan: SteeringPlan | None,
     *,
     n_steps: int,
@@ -60,7 +62,7 @@ def walk(
     steps: list[Tensor] = []
     while len(tokens) < n_steps and not (tokens and tokens[-1] in stop_ids):
         where = _shifted(plan, len(ids), len(tokens))
-        logits, _ = _run(model, [*ids, *tokens], added, where)
+        logits, _ = _run(model, ids.followed_by(tokens), added, where)
         if not logits.isfinite().all():
             raise ValueError(
                 f"prompt {prompt.source or prompt.text!r}: the {'steered ' if added else ''}model's logits are NaN or "
@@ -73,7 +75,7 @@ def walk(
 
 
 def decide(
-    model: Model, prompt: Prompt, ids: Sequence[int], plan: SteeringPlan | None
+    model: Model, prompt: Prompt, ids: Tokens, plan: SteeringPlan | None
 ) -> tuple[Bool[Tensor, "layer"], float]:
     """What the plan's gate makes of one prompt, from passes of its own, and by what margin; all closed without one."""
     opened = torch.zeros(n_layers(model), dtype=torch.bool)
@@ -126,11 +128,13 @@ def _margin(reading: GateReading, residuals: Float[Tensor, "layer d_model"], lay
 
 @torch.no_grad()
 def _run(
-    model: Model, ids: Sequence[int], added: Mapping[int, Tensor], shifted: Sequence[bool]
+    model: Model, ids: Tokens, added: Mapping[int, Tensor], shifted: Sequence[bool]
 ) -> tuple[Float[Tensor, "d_vocab"], Float[Tensor, "layer d_model"]]:
     """The last position's logits, and its residual after every block, before that block's own shift."""
     tokens = torch.tensor([list(ids)], device=device_of(model))
     where = torch.tensor(list(shifted), device=tokens.device)[None, :, None]
+    # Images go in by the model's own door: elsewhere their features are put where the tokens are.
+    seen = image_inputs(model, ids.images) if ids.images else {}
     last: dict[int, Tensor] = {}
 
     def hook(layer: int) -> Any:
@@ -146,7 +150,9 @@ def _run(
 
     handles = [block.register_forward_hook(hook(layer)) for layer, block in enumerate(blocks(model))]
     try:
-        output = model(tokens) if transformers_model(model) is None else model(tokens, use_cache=False)
+        output = (
+            model(tokens) if transformers_model(model) is None else model(tokens, use_cache=False, **seen)
+        )
     finally:
         for handle in handles:
             handle.remove()

@@ -21,6 +21,7 @@ from workbench.chat import pad_id, pad_left
 from workbench.decoding.batches import decode
 from workbench.decoding.choosers import Forced
 from workbench.decoding.rows import Row
+from workbench.forward import seeing
 from workbench.loading import Model
 from workbench.models import device_of, residual_hooks, tokenizer_of, transformers_model
 from workbench.steering import compile_shift
@@ -73,7 +74,11 @@ def whole_texts(
             "use_cache": False,
             "logits_to_keep": replies.shape[1],
         }
-    with torch.no_grad(), residual_hooks(model, shift.site, shift.by_width(width)):
+    with (
+        torch.no_grad(),
+        seeing(model, batch),
+        residual_hooks(model, shift.site, shift.by_width(width)),
+    ):
         output = model(batch.input_ids, **given)
     logits = getattr(output, "logits", output)[:, -replies.shape[1] :]
     return logits.float().cpu()

@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from workbench.chat import tokenize
+from workbench.chat import Tokens, tokenize
 from workbench.decoding.replies import stop_tokens
 from workbench.decoding.rows import Row
 from workbench.gates import AlwaysOpen
 from workbench.generation import Completion
 from workbench.loading import Model
-from workbench.models import context_length, tokenizer_of
+from workbench.models import context_length, words_of
 from workbench.prompts import Prompt, PromptSet
 from workbench.steering import SteeringPlan
 from workbench.verification.loop import Walked, decide, walk
@@ -34,7 +34,7 @@ class Yardstick:
 
     plan: SteeringPlan
     prompts: PromptSet
-    ids: tuple[tuple[int, ...], ...]
+    ids: tuple[Tokens, ...]
     plans: tuple[SteeringPlan | None, ...]
     walked: tuple[Walked, ...]
     n_steps: int
@@ -44,16 +44,16 @@ class Yardstick:
     def of(cls, model: Model, prompts: PromptSet, plan: SteeringPlan, n_steps: int) -> "Yardstick":
         """Every prompt in its two or three rows, each walked by the loop."""
         asked = PromptSet(prompts.name, tuple(dict.fromkeys(prompts)))
-        tokens = tokenize(tokenizer_of(model), asked, context_length=context_length(model), reserve=n_steps)
+        tokens = tokenize(words_of(model), asked, context_length=context_length(model), reserve=n_steps)
         stop_ids = tuple(stop_tokens(model))
         held_open = plan.with_gate(AlwaysOpen())
-        rows: list[tuple[Prompt, tuple[int, ...], SteeringPlan | None]] = []
+        rows: list[tuple[Prompt, Tokens, SteeringPlan | None]] = []
         for prompt, ids in zip(asked, tokens, strict=True):
             opened, _ = decide(model, prompt, ids, plan)
             here, most = plan.effect(opened), held_open.effect(torch.ones_like(opened))
             # A closed row is the row without a plan, and a row that is open everywhere is the one that is held open.
             plans = [plan, *([] if here is None else [None]), *([] if here == most else [held_open])]
-            rows += [(prompt, tuple(ids), one) for one in plans]
+            rows += [(prompt, ids, one) for one in plans]
         walked = tuple(
             walk(model, prompt, ids, one, n_steps=n_steps, stop_ids=stop_ids) for prompt, ids, one in rows
         )

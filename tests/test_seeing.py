@@ -1,0 +1,388 @@
+"""Models that see: on tiny LLaVA checkpoints the library gives what the equations give, images and texts together."""
+
+import copy
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import reference
+import torch
+from conftest import small_tokenizer
+from parity import SETTINGS, Setting, asked, babbler_of, expected, parity
+from transformers import (
+    AddedToken,
+    CLIPVisionConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+
+import workbench as wb
+from workbench.chat import EncodedBatch, Tokens, pad_left, render, tokenize, tokenizer_hash
+from workbench.forward import image_features, run_body
+from workbench.loading import Model
+from workbench.models import space_of, words_of
+
+SIDE, PATCH = 28, 14
+FEATURES = (SIDE // PATCH) ** 2
+PARTS = (
+    "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %} </s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""A chat template that takes messages in parts, as those of most processors do."""
+
+
+def picture(seed: int, width: int = 40, height: int = 30) -> PIL.Image.Image:
+    """Colours at random: no two of them alike."""
+    return PIL.Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
+
+
+def seeing_tokenizer():
+    tokenizer = small_tokenizer()
+    tokenizer.add_tokens([AddedToken("<image>", special=True)])
+    return tokenizer
+
+
+def vision() -> CLIPVisionConfig:
+    """A small CLIP, whose norms have the epsilon of the text's: a bridge computes both with that one."""
+    return CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=SIDE,
+        patch_size=PATCH, layer_norm_eps=1e-6,
+    )  # fmt: skip
+
+
+def with_eyes(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with the babbler for its words, and a vision tower that tells images apart."""
+    tokenizer, text = seeing_tokenizer(), babbler_of(5)
+    torch.manual_seed(0)
+    text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1 and ("vision" in name or "projector" in name):
+            torch.nn.init.normal_(
+                weight, std=(0.5 if "projector" in name else 1.5) / weight[0].numel() ** 0.5
+            )
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.lm_head.load_state_dict(text.lm_head.state_dict())
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny LLaVA as one is saved: a vision tower, a projector, a Llama, a processor."""
+    tokenizer, path = seeing_tokenizer(), tmp_path_factory.mktemp("seeing") / "tiny-llava"
+    config = LlavaConfig(
+        vision_config=vision(),
+        text_config=replace_vocabulary(),
+        image_token_index=len(tokenizer) - 1,
+        vision_feature_layer=-2,
+    )
+    with_eyes(LlavaForConditionalGeneration(config)).save_pretrained(path)
+    cut = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    LlavaProcessor(
+        cut, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(path)  # fmt: skip
+    return path
+
+
+def replace_vocabulary():
+    config = babbler_of(5).config
+    config.vocab_size = len(seeing_tokenizer())
+    return config
+
+
+@pytest.fixture(scope="module")
+def seers(folder: Path) -> dict[str, Model]:
+    return {name: wb.load_model(folder, backend=name) for name in ("bridge", "plain")}
+
+
+@pytest.fixture(scope="module", params=["bridge", "plain"])
+def seer(request, seers) -> Model:
+    return seers[request.param]
+
+
+@pytest.fixture(scope="module")
+def shown(prompts: wb.PromptSet) -> wb.PromptSet:
+    """The eight prompts, five of them with an image or two, and two that differ in their image alone."""
+    one, two, three = (wb.Image.of(picture(seed)) for seed in range(3))
+    marked = replace(prompts[6], messages=(("user", "is <image> like <image> ?"),), images=(two, three))
+    images = {0: (one,), 2: (two,), 3: (three,), 5: (one, two)}
+    given = [replace(prompt, images=images.get(i, ())) for i, prompt in enumerate(prompts)]
+    given[6], given[7] = marked, replace(prompts[7], messages=prompts[3].messages, images=(one,))
+    return wb.PromptSet("shown", tuple(given))
+
+
+# Parity ---------------------------------------------------------------------------------------------
+
+
+def test_the_reference_is_the_model(seers, shown):
+    plain = seers["plain"]
+    for prompt in shown:
+        messages, pixels = asked(plain, prompt)
+        ids = reference.chat_ids(plain.tokenizer, messages)
+        logits, _ = reference.forward(plain, ids, {}, [False] * len(ids), pixels)
+        with torch.no_grad():
+            theirs = plain(torch.tensor([ids]), pixel_values=pixels).logits[0]
+        assert torch.allclose(logits, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_library_equals_reference(name, seer, seers, shown):
+    result = parity(seer, seers["plain"], shown, SETTINGS[name])
+    assert result.holds, result
+
+
+def test_the_settings_test_something(seers, shown):
+    """Replies that vary, and change with the image alone."""
+    plain = seers["plain"]
+    replies = [expected(plain, shown, prompt, None).tokens for prompt in shown]
+    assert len(set(replies)) >= 7
+    assert replies[3] != replies[7]
+    without = expected(plain, shown, replace(shown[0], images=()), None)
+    assert without.tokens != replies[0]
+
+
+def test_batches_and_order_do_not_matter(seer, shown):
+    together = wb.last_token_activations(seer, shown)
+    alone = wb.last_token_activations(seer, shown, batch_size=1)
+    back = wb.last_token_activations(seer, wb.PromptSet("back", shown.prompts[::-1]), batch_size=3)
+    assert torch.allclose(together.values, alone.values, atol=1e-4)
+    assert torch.allclose(together.values, back.values.flip(0), atol=1e-4)
+
+
+def test_an_image_is_seen_once_however_many_rows_show_it(seers, shown, monkeypatch):
+    plain, seen = seers["plain"], []
+    inside = type(plain).get_image_features
+    monkeypatch.setattr(
+        type(plain),
+        "get_image_features",
+        lambda self, pixel_values, **kw: seen.append(len(pixel_values)) or inside(self, pixel_values, **kw),
+    )
+    wb.generate(plain, shown, max_new_tokens=3)
+    assert seen == [3]  # and not at the steps of the reply
+
+
+def test_a_text_model_lends_its_vectors(seers):
+    """What the paper does with LLaVA: the image's token is no obstacle, another word is."""
+    aligned = wb.load_model(babbler_of(6), backend="plain", tokenizer=small_tokenizer())
+    assert space_of(aligned) == space_of(seers["plain"])
+    other = seeing_tokenizer()
+    other.add_tokens(["plan-b"])
+    assert tokenizer_hash(other) != tokenizer_hash(seeing_tokenizer()) == tokenizer_hash(small_tokenizer())
+
+
+# Sweeps, evaluation, verification ------------------------------------------------------------------
+
+
+def says(text, finished):
+    return wb.Score("refused" if len(text) % 2 else "complied", "")
+
+
+def test_a_sweep_gives_what_single_runs_give_and_keeps_it(seers, shown, tmp_path, monkeypatch):
+    plain = seers["plain"]
+    plan = Setting(0.15, (1, 2), gate=1).plan(plain, shown)
+    terms = dict(alpha=[0.0, 0.1, 0.2], judge=says, max_new_tokens=4, ledger=tmp_path / "l.sqlite", placebo=2)
+    found = wb.run_sweep(plain, shown, plan, **terms)
+    for alpha in (0.1, 0.2):
+        alone = wb.generate(plain, shown, plan.with_alpha(alpha), max_new_tokens=4)
+        rows = found.frame[(found.frame["arm"] == "steered") & (found.frame["alpha"] == alpha)]
+        assert list(rows.sort_values("prompt")["reply"]) == [each.text for each in alone]
+    before = found.frame[found.frame["arm"] == "unsteered"].set_index("prompt")["reply"]
+    assert before[3] != before[7]  # of the same words, another image
+    monkeypatch.setattr("workbench.sweep.executors.write_or_split", pytest.fail)
+    assert wb.run_sweep(plain, shown, plan, **terms).sharing.known == found.sharing.rows
+
+
+def test_a_bridge_has_a_twin_that_sees(seers, shown):
+    twin = wb.plain_twin(seers["bridge"])
+    mine, theirs = (wb.generate(model, shown, max_new_tokens=6) for model in (seers["bridge"], twin))
+    assert [each.tokens for each in mine] == [each.tokens for each in theirs]
+
+
+def test_verify_says_yes(seer, shown):
+    plan = Setting(0.15, (1, 2), gate=1).plan(seer, shown)
+    assert wb.verify(seer, plan, shown, max_new_tokens=4).holds
+
+
+def test_likelihoods_see(seers, shown):
+    plain = seers["plain"]
+    replies = [each.tokens for each in wb.generate(plain, shown, max_new_tokens=4)]
+    logits = wb.teacher_forced_logits(plain, shown, replies)
+    blind = wb.PromptSet("blind", tuple(replace(p, images=()) for p in shown if not p.slots))
+    assert [tuple(each.argmax(-1).tolist()) for each in logits] == replies
+    with_images = wb.last_token_activations(plain, shown).values
+    assert not torch.allclose(with_images[0], wb.last_token_activations(plain, blind).values[0], atol=1e-2)
+
+
+# Tokens ---------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_those_of_the_processor(seers, shown):
+    words = words_of(seers["plain"])
+    for prompt, row in zip(shown, tokenize(words, shown), strict=True):
+        text = render(words, prompt)
+        theirs = words(
+            text=text, images=[image.pixels() for image in prompt.images] or None, add_special_tokens=False
+        )
+        assert list(row) == theirs["input_ids"][0]
+        assert row.images == prompt.images
+
+
+def test_templates_in_parts_put_images_where_they_belong(folder, shown):
+    in_parts = wb.load_model(folder, backend="plain", template=PARTS)
+    words = words_of(in_parts)
+    assert render(words, shown[0]) == f"<s><user> <image>\n{shown[0].text} </s><assistant>"
+    assert render(words, shown[6]) == "<s><user> is <image>\n like <image>\n ? </s><assistant>"
+    assert render(words, shown[1]) == f"<s><user> {shown[1].text} </s><assistant>"
+    assert tokenize(words, [shown[5]])[0].count(len(words.tokenizer) - 1) == 2 * FEATURES
+
+
+def test_rows_are_told_apart_by_their_images():
+    one, two = (wb.Image.of(picture(seed)) for seed in range(2))
+    row, same, other, bare = (
+        Tokens((1, 2), [one]),
+        Tokens((1, 2), [one]),
+        Tokens((1, 2), [two]),
+        Tokens((1, 2)),
+    )
+    assert row == same and hash(row) == hash(same)
+    assert len({row, other, bare, (1, 2)}) == 3 and bare == (1, 2)
+    assert row != (1, 2) and tuple(row) == (1, 2)
+    assert repr(bare) == "(1, 2)" and len({repr(each) for each in (row, other, bare)}) == 3
+    again = copy.deepcopy(row)  # by what pickles it on its way to another process
+    assert again == row and again.images == (one,)
+    assert pad_left([bare, (3,)], 0).images == ()
+    batch = pad_left([row, bare], 0)
+    assert batch.rows(torch.tensor([1])).images == ((),) and batch.to("cpu").images == batch.images
+
+
+# NeXT -----------------------------------------------------------------------------------------------
+
+
+def test_llava_next_sees_as_transformers_does(tmp_path, shown):
+    """Images in tiles, more of them for larger ones, so that rows have image tokens in different numbers."""
+    tokenizer = seeing_tokenizer()
+    config = LlavaNextConfig(
+        vision_config=vision(), text_config=replace_vocabulary(), image_token_index=len(tokenizer) - 1,
+        image_grid_pinpoints=[[28, 56], [56, 28]], vision_feature_layer=-2,
+    )  # fmt: skip
+    model = with_eyes(LlavaNextForConditionalGeneration(config))
+    torch.nn.init.normal_(model.model.image_newline)
+    model.save_pretrained(tmp_path / "next")
+    cut = LlavaNextImageProcessorPil(
+        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE},
+        image_grid_pinpoints=[[28, 56], [56, 28]],
+    )  # fmt: skip
+    LlavaNextProcessor(
+        cut, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    ).save_pretrained(tmp_path / "next")  # fmt: skip
+    seer = wb.load_model(tmp_path / "next", backend="plain")
+    tall, wide = wb.Image.of(picture(8, 30, 60)), wb.Image.of(picture(9, 60, 30))
+    asked = [replace(shown[0], images=(tall,)), replace(shown[2], images=(wide,)), shown[1]]
+    read = wb.last_token_activations(seer, asked)
+    replies = wb.generate(seer, asked, max_new_tokens=5)
+    words = words_of(seer)
+    for prompt, values, reply in zip(asked, read.values, replies, strict=True):
+        given = words(
+            text=render(words, prompt), images=[image.pixels() for image in prompt.images] or None,
+            add_special_tokens=False, return_tensors="pt",
+        )  # fmt: skip
+        with torch.no_grad():
+            states = seer(**given, output_hidden_states=True).hidden_states
+            theirs = seer.generate(**given, max_new_tokens=5, do_sample=False)[
+                0, given["input_ids"].shape[1] :
+            ]
+        assert torch.allclose(values[2], states[3][0, -1], atol=1e-4)
+        assert reply.tokens == tuple(theirs.tolist())
+
+
+# What cannot be -------------------------------------------------------------------------------------
+
+
+def test_messages(seers, shown, plain, folder, tmp_path):
+    seer, image = seers["plain"], wb.Image.of(picture(0))
+    with pytest.raises(
+        ValueError, match="prompt 'p' has 1 image, and the model reads text alone: take a vision"
+    ):
+        wb.generate(plain, [wb.Prompt.user("steal", images=[picture(0)], source="p")], max_new_tokens=1)
+    with pytest.raises(
+        ValueError, match=r"prompt 'p' has 0 images and its text 1 places for one \(<image>\)"
+    ):
+        wb.last_token_activations(seer, [wb.Prompt.user("what is <image> ?", source="p")])
+    with pytest.raises(ValueError, match="prompt 'p': got 1 images for 2 places, marked <image>"):
+        wb.Prompt.user("is <image> like <image> ?", images=[picture(0)], source="p")
+    many = wb.Prompt.user("steal", images=[picture(seed) for seed in range(16)], source="p")
+    with pytest.raises(
+        ValueError,
+        match="prompt 'p' has .* tokens, .* for the most part of its image .*, the context holds 64",
+    ):
+        wb.last_token_activations(seer, [many])
+    token = len(seer.tokenizer) - 1
+    with pytest.raises(ValueError, match="row 0 has 1 image tokens for 0 images of 0 features in all"):
+        run_body(seer, pad_left([(3, token, 4)], 0))
+    with pytest.raises(ValueError, match="row 1 has 0 image tokens for 1 images of 4 features in all"):
+        run_body(seer, EncodedBatch(torch.ones(2, 3).long(), torch.ones(2, 3).long(), ((), (image,))))
+    with pytest.raises(ValueError, match="reads text alone: it has no processor, and sees no image"):
+        image_features(plain, [image])
+    with pytest.raises(
+        ValueError, match='a HookedTransformer sees no images: use backend="bridge" or "plain"'
+    ):
+        wb.load_model(folder, backend="hooked")
+    with pytest.raises(ValueError, match="got a processor for a LlamaForCausalLM, which is none of Llava"):
+        wb.load_model(with_a_row_more(babbler_of(5)), backend="plain", tokenizer=words_of(seer))
+    hurt = tmp_path / "hurt"
+    hurt.mkdir()
+    for file in folder.iterdir():
+        (hurt / file.name).write_bytes(file.read_bytes())
+    (hurt / "processor_config.json").write_text("{")
+    with pytest.raises(ValueError, match="'hurt' has no readable processor"):
+        wb.load_model(hurt, backend="plain")
+
+
+def with_a_row_more(model):
+    model.resize_token_embeddings(len(seeing_tokenizer()))
+    return model
+
+
+def test_a_model_of_ones_own_takes_a_processor(seers, folder, shown):
+    own = LlavaForConditionalGeneration.from_pretrained(folder)
+    seer = wb.load_model(own, backend="plain", tokenizer=words_of(seers["plain"]))
+    assert seer is own
+    found = wb.last_token_activations(seer, shown).values
+    assert torch.equal(found, wb.last_token_activations(seers["plain"], shown).values)
+
+
+def test_without_a_processor_text_is_read_alone(seers, folder, tmp_path, shown):
+    seers["plain"].save_pretrained(tmp_path / "blind")
+    seeing_tokenizer().save_pretrained(tmp_path / "blind")
+    blind = wb.load_model(tmp_path / "blind", backend="plain")
+    assert len(wb.generate(blind, [shown[1]], max_new_tokens=2)) == 1
+    with pytest.raises(ValueError, match="and the model reads text alone"):
+        wb.generate(blind, [shown[0]], max_new_tokens=2)
+
+
+def test_bytes_of_an_image_reach_the_model(seers, shown):
+    """A JPEG of an image that was turned is what its upright pixels are."""
+    seer, upright = seers["plain"], picture(4, 40, 30)
+    turned, written = upright.rotate(90, expand=True), io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it upright
+    turned.save(written, "PNG", exif=exif)
+    lying = wb.Image(written.getvalue())
+    prompts = [replace(shown[0], images=(each,)) for each in (wb.Image.of(upright), lying)]
+    one, other = wb.last_token_activations(seer, prompts).values
+    assert torch.equal(one, other)
