@@ -3,6 +3,7 @@
 import copy
 import io
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 import workbench as wb
+from workbench import plots
 from workbench.chat import EncodedBatch, Tokens, pad_left, render, tokenize, tokenizer_hash
 from workbench.forward import image_features, run_body
 from workbench.loading import Model
@@ -225,6 +227,93 @@ def test_likelihoods_see(seers, shown):
     assert [tuple(each.argmax(-1).tolist()) for each in logits] == replies
     with_images = wb.last_token_activations(plain, shown).values
     assert not torch.allclose(with_images[0], wb.last_token_activations(plain, blind).values[0], atol=1e-2)
+
+
+# Inside, and by hand ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vectors(seers, shown) -> wb.SteeringVectors:
+    return wb.mean_difference(wb.last_token_activations(seers["plain"], shown))
+
+
+def test_patches_are_the_tokens_in_rows_from_the_upper_left(seers, shown, vectors):
+    plain, prompt = seers["plain"], shown[5]  # two images
+    frame = wb.patch_map(vectors, plain, prompt)
+    side = SIDE // PATCH
+    assert frame.groupby("image").size().tolist() == [side * side * vectors.space.n_layers] * 2
+    words = words_of(plain)
+    given = words(
+        text=render(words, prompt), images=[image.pixels() for image in prompt.images], return_tensors="pt",
+        add_special_tokens=False,
+    )  # fmt: skip
+    with torch.no_grad():
+        states = plain(**given, output_hidden_states=True).hidden_states
+    where = (given["input_ids"][0] == len(words.tokenizer) - 1).nonzero()[:, 0].tolist()
+    for image, row, column, layer in ((0, 0, 1, 2), (1, 1, 0, 4)):
+        position = where[image * side * side + row * side + column]
+        expected_there = float(states[layer + 1][0, position] @ vectors.directions[layer])
+        found = frame.query(f"image == {image} and row == {row} and column == {column} and layer == {layer}")
+        assert found["projection"].item() == pytest.approx(expected_there, abs=1e-4)
+
+
+def test_what_the_model_saw_is_cut_as_its_processor_cuts(seers):
+    wide = PIL.Image.new("RGB", (84, 28), "red")
+    wide.paste("blue", (28, 0, 56, 28))
+    seen = wb.as_seen(seers["plain"], wb.Image.of(wide))
+    assert seen.shape == (SIDE, SIDE, 3) and (seen[14, 14] == [0, 0, 255]).all()  # the middle third is left
+
+
+def test_a_picture_of_patches_lies_where_the_patches_are(seers, shown, vectors):
+    plain = seers["plain"]
+    frame = wb.patch_map(vectors, plain, shown[0])
+    fig = plots.patch_map(frame, wb.as_seen(plain, shown[0].images[0]), layers=[1, 4], chosen=[4])
+    first, maps = fig.data[0], [trace for trace in fig.data if trace.type == "heatmap"]
+    assert (np.asarray(first.z) == wb.as_seen(plain, shown[0].images[0])).all()
+    for layer, trace in zip((1, 4), maps, strict=True):
+        assert (trace.x0, trace.dx) == (PATCH / 2 - 0.5, PATCH)
+        for row, column in ((0, 1), (1, 0)):
+            told = frame.query(f"layer == {layer} and row == {row} and column == {column}")["reads"].item()
+            assert trace.z[row][column] == told
+    titles = [annotation.text for annotation in fig.layout.annotations]
+    assert titles == ["as the model saw it", "layer 1", "layer 4 •"]
+    title = fig.layout.title.text.replace("<br>", " ")
+    varied = max((1, 4), key=lambda layer: frame[frame["layer"] == layer]["reads"].std())
+    most = frame[frame["layer"] == varied]["reads"].max()
+    assert f"At layer {varied} the patch that reads most harmful is at the" in title
+    assert f"{most:+.1f} ‖v'‖" in title
+
+
+def test_a_token_map_has_an_image_in_one_row(seers, shown, vectors):
+    frame = wb.token_map(vectors, seers["plain"], [shown[5], shown[1]])
+    assert (frame["image"] >= 0).sum() == 2 * FEATURES * vectors.space.n_layers
+    fig = plots.token_map(frame)
+    rows = [list(axis.ticktext) for axis in (fig.layout.yaxis, fig.layout.yaxis2)]
+    assert rows[0].count(f"image: {FEATURES} patches") == 2 and "image" not in " ".join(rows[1])
+    last = frame[(frame["prompt"] == 0) & (frame["layer"] == 2) & (frame["image"] == 1)]["reads"].mean()
+    assert any(np.isclose(last, np.asarray(fig.data[0].z, dtype=float)[:, 2]))
+
+
+def test_the_dial_takes_an_image(seers, shown):
+    plain = seers["plain"]
+    plan = Setting(0.15, (1, 2), gate="open").plan(plain, shown)
+    dial = wb.SteeringDial(plain, plan, prompt="steal a ring", max_new_tokens=4)
+    answer = dial.ask("steal a ring", images=[picture(0)])
+    alone = wb.generate(plain, [wb.Prompt.user("steal a ring", images=[picture(0)])], max_new_tokens=4)
+    assert answer.before.tokens == alone[0].tokens
+    _, upload, *_, said, _ = dial.widget.children
+    blind = dial.answer.before.tokens
+    file = {
+        "name": "ring.png",
+        "type": "image/png",
+        "size": 1,
+        "content": memoryview(wb.Image.of(picture(0)).data),
+    }
+    upload.value = ({**file, "last_modified": datetime.now(UTC)},)
+    assert dial.answer.before.tokens == alone[0].tokens != blind
+    assert 'src="data:image/png;base64,' in said.value
+    upload.value = ({**file, "content": memoryview(b"no picture"), "last_modified": datetime.now(UTC)},)
+    assert "ring.png: it is no image that PIL reads" in said.value
 
 
 # Tokens ---------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ from workbench.insight.attribution import attribution_gap as attribution_gap
 from workbench.insight.attribution import direction_attribution as direction_attribution
 from workbench.insight.attribution import refusal_attribution as refusal_attribution
 from workbench.insight.lens import vector_lens as vector_lens
+from workbench.insight.patches import as_seen as as_seen
+from workbench.insight.patches import patch_map as patch_map
 from workbench.insight.steered import refusal_lead as refusal_lead
 from workbench.insight.steered import steered_residuals as steered_residuals
 from workbench.insight.tokens import jailbreak_twins as jailbreak_twins

@@ -12,7 +12,7 @@ from workbench.chat.rendering import (
     tokenize,
     tokenizer_hash,
 )
-from workbench.chat.seeing import Words, image_tensors, image_token, tokenizer_in
+from workbench.chat.seeing import Words, features_of, image_tensors, image_token, tokenizer_in
 from workbench.chat.showing import ShownPrompt, ShownToken, show_prompt
 from workbench.chat.templates import TEMPLATES, ChatTemplate, begins_with_bos, read_template, with_template
 from workbench.chat.tokens import EncodedBatch, Tokens, images_of, pad_left
@@ -27,6 +27,7 @@ __all__ = [
     "Words",
     "begins_with_bos",
     "encode",
+    "features_of",
     "image_tensors",
     "image_token",
     "images_of",

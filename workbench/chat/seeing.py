@@ -67,13 +67,18 @@ def expanded(words: Words, prompt: Prompt, text: str) -> str:
             f"prompt {prompt.source!r} has {_counted(prompt.images)} and its text {len(others)} places for one "
             f"({token}): give an image for each, Prompt.user(text, images=[...])"
         )
-    if not others:
-        return text
-    sizes = [image.size for image in prompt.images]
+    counts = features_of(words, prompt.images)
+    return first + "".join(token * n + after for n, after in zip(counts, others, strict=True))
+
+
+def features_of(words: ProcessorMixin, images: Sequence[Image]) -> list[int]:
+    """How many image tokens stand for each image."""
+    if not images:
+        return []
     # The one place where a processor tells it without a look at pixels: what servers of such models go by, too.
     counting: Any = words
-    counts = counting._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens
-    return first + "".join(token * n + after for n, after in zip(counts, others, strict=True))
+    sizes = [image.size for image in images]
+    return list(counting._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
 
 
 def image_token(words: ProcessorMixin) -> str:

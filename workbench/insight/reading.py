@@ -16,9 +16,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
-from workbench.chat import EncodedBatch, pad_id, pad_left, tokenize
+from workbench.chat import EncodedBatch, Tokens, Words, features_of, image_token, pad_id, pad_left, tokenize
 from workbench.decoding.asking import Prompts
 from workbench.forward import run_body
 from workbench.loading import Model
@@ -41,10 +41,14 @@ ALONG = "prompt layer pos d_model, layer d_model -> prompt layer pos"
 
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Prompts, each with the beginning of a reply if there is one, as one left-padded batch."""
+    """Prompts, each with the beginning of a reply if there is one, as one left-padded batch.
+
+    `shows` says of every token which of its prompt's images it is a part of, −1 for a word.
+    """
 
     prompts: PromptSet
-    rows: tuple[tuple[int, ...], ...]
+    rows: tuple[Tokens, ...]
+    shows: tuple[tuple[int, ...], ...]
     batch: EncodedBatch
     tokenizer: PreTrainedTokenizerBase
     prompt_width: int
@@ -71,11 +75,21 @@ def texts_of(model: Model, prompts: Prompts, *, reply: str = "") -> Texts:
     Raises `ValueError` for a text longer than the context, and for a model whose weights are not all in one place.
     """
     require_there(model)
-    prompts, tokenizer = as_prompt_set(prompts), tokenizer_of(model)
+    prompts, tokenizer, words = as_prompt_set(prompts), tokenizer_of(model), words_of(model)
     said = list(tokenizer(reply, add_special_tokens=False)["input_ids"]) if reply else []
-    asked = tokenize(words_of(model), prompts, context_length=context_length(model), reserve=len(said))
+    asked = tokenize(words, prompts, context_length=context_length(model), reserve=len(said))
     rows = tuple(row.followed_by(said) for row in asked)
-    return Texts(prompts, rows, pad_left(rows, pad_id(tokenizer)), tokenizer, max(map(len, asked)))
+    shows = tuple(_shows(words, row) for row in rows)
+    return Texts(prompts, rows, shows, pad_left(rows, pad_id(tokenizer)), tokenizer, max(map(len, asked)))
+
+
+def _shows(words: Words, row: Tokens) -> tuple[int, ...]:
+    if not isinstance(words, ProcessorMixin):
+        return (-1,) * len(row)
+    token = words.tokenizer.convert_tokens_to_ids(image_token(words))
+    counts = features_of(words, row.images)
+    of_each = iter([number for number, count in enumerate(counts) for _ in range(count)])
+    return tuple(next(of_each) if id_ == token else -1 for id_ in row)
 
 
 @torch.no_grad()

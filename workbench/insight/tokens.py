@@ -26,7 +26,8 @@ def token_map(
 ) -> pd.DataFrame:
     """A row per prompt, token and layer: the projection on `vectors`, plain and as read from the threshold.
 
-    Columns: prompt (number), label, position (from 0), token, layer, projection (x · s, in residual units), threshold,
+    Columns: prompt (number), label, position (from 0), token, image (which of the prompt's the token is a part of, −1
+    for a word), layer, projection (x · s, in residual units), threshold,
     reads ((projection − threshold) / ‖v'‖; positive is the harmful side), model. The threshold is the `gate`'s if
     given, else `vectors.midpoints`, else 0. Any backend; the prompts may differ in length.
     """
@@ -47,6 +48,7 @@ def token_map(
             "label": prompt.label,
             "position": position,
             "token": word,
+            "image": texts.shows[number][position],
             "layer": layer,
             "projection": float(projections[number, layer, column]),
             "threshold": float(thresholds[layer]),

@@ -17,6 +17,7 @@ from workbench.plots.geometry import (
     vector_strength,
 )
 from workbench.plots.panels import LABELS
+from workbench.plots.patches import patch_map
 from workbench.plots.places import layer_sets
 from workbench.plots.rates import BROKEN, TRADE_OFF, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
@@ -49,6 +50,7 @@ __all__ = [
     "layer_profile",
     "layer_sets",
     "pareto",
+    "patch_map",
     "principal_components",
     "projections",
     "refusal_lead",

@@ -20,11 +20,13 @@ def token_map(
 ) -> go.Figure:
     """How every token reads at every layer, a panel per prompt, all ending at their last token.
 
-    `frame` is that of `insight.tokens.token_map`: prompt, label, position, token, layer, reads. `chosen` layers, those
+    `frame` is that of `insight.tokens.token_map`: prompt, label, position, token, layer, reads, and image where prompts
+    have some: an image is one row, the mean of its patches (`patch_map` shows them). `chosen` layers, those
     that are steered, are marked by a dot. Colours saturate at the 98th percentile of the size, of the layer that is
     median in it.
     """
     require_columns(frame, "token map", "prompt", "label", "position", "token", "layer", "reads")
+    frame = _images_as_rows(frame)
     prompts = list(frame["prompt"].unique())
     if len(prompts) > 4:
         raise ValueError(
@@ -48,6 +50,17 @@ def token_map(
         method += "; • steered layer"
     width = 150 + 330 * len(prompts) if len(prompts) > 1 else 620
     return dress(fig, finding or _reads_found(frame), method, width=width, height=120 + 17 * longest)
+
+
+def _images_as_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same frame with a row per image and layer in place of one for each of its patches."""
+    if "image" not in frame or not (patches := frame["image"] >= 0).any():
+        return frame
+    of_one = frame[patches].groupby(["prompt", "label", "image", "layer"], sort=False, as_index=False)
+    means = of_one.agg(position=("position", "min"), reads=("reads", "mean"), n=("position", "size"))
+    means["token"] = [f"image: {n} patches" for n in means["n"]]
+    kept = pd.concat([frame[~patches], means], ignore_index=True)
+    return kept.sort_values(["prompt", "position", "layer"], ignore_index=True)
 
 
 def readable(token: str) -> str:

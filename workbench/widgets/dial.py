@@ -5,6 +5,7 @@
 The trap: a reply that does not change may mean a closed gate, and not a weak shift. What the gate read is told first.
 """
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,13 +14,15 @@ from typing import Any, Literal, TypeAlias, get_args
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from transformers import ProcessorMixin
 
 from workbench import plots
 from workbench.gates import AlwaysOpen, Gate, GateReading
 from workbench.generation import Completion, generate, teacher_forced_logits
+from workbench.images import Image, ImageLike
 from workbench.insight.reading import require_there, token_text
 from workbench.loading import Model
-from workbench.models import tokenizer_of
+from workbench.models import tokenizer_of, words_of
 from workbench.prompts import Prompt
 from workbench.steering import SteeringPlan
 from workbench.style import COLOURS
@@ -51,7 +54,7 @@ class SteeredAnswer:
 
 
 class SteeringDial(Handles):
-    """A prompt box, α, layers and the gate; the reply before and after, side by side.
+    """A prompt box, an image for models that see, α, layers and the gate; the reply before and after, side by side.
 
     The gate is "on" (the plan's), "off" (open for every prompt) or "strict" (`strict`, where given, say the plan's
     calibrated to let no harmless prompt through). Without a notebook: `ask(prompt, alpha=..., layers=..., gate=...)`.
@@ -82,6 +85,7 @@ class SteeringDial(Handles):
         alpha: float | None = None,
         layers: Sequence[int] | None = None,
         gate: GateChoice = "on",
+        images: Sequence[ImageLike] = (),
     ) -> SteeredAnswer:
         """The prompt without and with the plan; what is not given is as in the dial's plan.
 
@@ -93,7 +97,7 @@ class SteeringDial(Handles):
         plan = self.plan.with_gate(self._gate_of(gate))
         plan = plan if alpha is None else plan.with_alpha(alpha)
         plan = plan if layers is None else plan.with_layers(layers)
-        asked = Prompt.user(prompt, label="unlabelled", source="typed")
+        asked = Prompt.user(prompt, label="unlabelled", source="typed", images=images)
         rows, plans = [asked, asked], [None, plan]
         reading = plan.read(self.model, rows)  # once for both calls: a handle is turned many times
         before, after = generate(
@@ -139,7 +143,17 @@ class SteeringDial(Handles):
         )
 
     def _build(self) -> Any:
-        from ipywidgets import HTML, Dropdown, FloatSlider, HBox, Layout, SelectMultiple, Textarea, VBox
+        from ipywidgets import (
+            HTML,
+            Dropdown,
+            FileUpload,
+            FloatSlider,
+            HBox,
+            Layout,
+            SelectMultiple,
+            Textarea,
+            VBox,
+        )
 
         depth, alpha = self.plan.vectors.space.n_layers, float(self.plan.alpha)
         wide = Layout(width="620px")
@@ -159,19 +173,26 @@ class SteeringDial(Handles):
         )
         choices = [name for name in get_args(GateChoice) if name != "strict" or self._strict is not None]
         gate = Dropdown(options=choices, value="on", description="gate")
+        sees = isinstance(words_of(self.model), ProcessorMixin)
+        uploads = [FileUpload(accept="image/*", description="image")] if sees else []
         said = HTML()
         self.answer = self.ask(self.prompt)
         picture = live(self.figure(self.answer))
 
         def turn() -> str:
-            self.answer = self.ask(box.value, alpha=strength.value, layers=layers.value, gate=gate.value)
+            shown = [
+                Image(bytes(file["content"]), file["name"]) for upload in uploads for file in upload.value
+            ]
+            self.answer = self.ask(
+                box.value, alpha=strength.value, layers=layers.value, gate=gate.value, images=shown
+            )
             redraw(picture, self.figure(self.answer))
             return _side_by_side(self.answer)
 
         said.value = _side_by_side(self.answer)
-        for handle in (box, strength, layers, gate):
+        for handle in (box, *uploads, strength, layers, gate):
             handle.observe(lambda _: telling(said, turn), "value")
-        return VBox([box, strength, HBox([layers, gate]), said, picture])
+        return VBox([box, *uploads, strength, HBox([layers, gate]), said, picture])
 
 
 def _side_by_side(answer: SteeredAnswer) -> str:
@@ -190,4 +211,14 @@ def _side_by_side(answer: SteeredAnswer) -> str:
         )
     )
     pair = f'<div style="display:flex; gap:16px; margin-top:6px">{cells}</div>'
-    return f'<div style="{CARD}">Gate: <b>{gate}</b>{pair}</div>'
+    shown = "".join(_as_html(image) for image in answer.before.prompt.images)
+    return f'<div style="{CARD}">{shown}Gate: <b>{gate}</b>{pair}</div>'
+
+
+def _as_html(image: Image) -> str:
+    """The image itself, small, as part of the page."""
+    small = image.pixels()
+    small.thumbnail((240, 160))
+    data = b64encode(Image.of(small).data).decode()
+    style = "float:right; margin-left:12px"
+    return f'<img src="data:image/png;base64,{data}" alt="the prompt\'s image" style="{style}">'
