@@ -78,6 +78,7 @@ benchmarks: $(STAMP)  ## what reading, steering and sweeping cost, side by side 
 	$(BIN)/python benchmarks/extraction.py --memory
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/generation.py --model random:llama-768x12 --prompts 32 --repeats 5
+	$(BIN)/python benchmarks/multimodal.py
 	$(BIN)/python benchmarks/twins.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/sweep.py --memory

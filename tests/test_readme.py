@@ -11,8 +11,12 @@ from typing import Any
 
 import pair
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import torch
+from conftest import small_tokenizer
+from parity import babbler_of
+from seers import picture, save_llava
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import workbench as wb
@@ -23,7 +27,7 @@ from workbench.published.lookup import SETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BY_HAND, SWEEPS, OWN_MODEL, PAIR, PUBLISHED, UTILITY, BETWEEN = re.findall(
+BY_HAND, SWEEPS, OWN_MODEL, PAIR, IMAGES, PUBLISHED, UTILITY, BETWEEN = re.findall(
     r"```python\n(.*?)```", README, re.S
 )
 
@@ -168,6 +172,27 @@ def test_what_the_pair_holds_is_as_large_as_is_said() -> None:
         unit = 1e9 if "GB" in words else 1e6
         assert words in README.replace("\n", " ")
         assert abs(number / unit - found) <= 0.05 * max(1, found), (words, number / unit)
+
+
+def test_the_snippet_of_images_runs_as_printed_on_small_models(
+    tmp_path, monkeypatch, capsys: pytest.CaptureFixture[str], prompts: wb.PromptSet
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found: list[str] = []
+    monkeypatch.setattr(go.Figure, "show", lambda figure: found.append(figure.layout.title.text))
+    save_llava(tmp_path / "my-llava")
+    babbler_of(6).save_pretrained(tmp_path / "my-chat-model")
+    small_tokenizer().save_pretrained(tmp_path / "my-chat-model")
+    picture(0).save("photo.jpg")
+    # The numbers are LLaVA-1.5 7B's; the small ones have six layers, and a context of 64.
+    small = IMAGES.replace("layer=20", "layer=4").replace("range(10, 20)", "range(2, 4)")
+    small = small.replace(', template="vicuna"', "").replace(
+        "[asked], plan)", "[asked], plan, max_new_tokens=4)"
+    )
+    assert small != IMAGES
+    exec(compile(small, "README.md", "exec"), {"train": prompts})
+    assert "the patch that reads most harmful" in found[0].replace("<br>", " ")
+    assert capsys.readouterr().out
 
 
 def test_the_snippet_of_published_prompts_runs_as_printed(

@@ -13,29 +13,23 @@ import reference
 import torch
 from conftest import small_tokenizer
 from parity import SETTINGS, Setting, asked, babbler_of, expected, parity
+from seers import FEATURES, PATCH, SIDE, picture, save_llava, seeing_tokenizer, text_config, vision, with_eyes
 from transformers import (
-    AddedToken,
-    CLIPVisionConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaNextConfig,
     LlavaNextForConditionalGeneration,
     LlavaNextProcessor,
-    LlavaProcessor,
-    PreTrainedModel,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 import workbench as wb
 from workbench import plots
 from workbench.chat import EncodedBatch, Tokens, pad_left, render, tokenize, tokenizer_hash
+from workbench.decoding.resuming import can_resume
 from workbench.forward import image_features, run_body
 from workbench.loading import Model
 from workbench.models import space_of, words_of
 
-SIDE, PATCH = 28, 14
-FEATURES = (SIDE // PATCH) ** 2
 PARTS = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}"
@@ -44,66 +38,9 @@ PARTS = (
 """A chat template that takes messages in parts, as those of most processors do."""
 
 
-def picture(seed: int, width: int = 40, height: int = 30) -> PIL.Image.Image:
-    """Colours at random: no two of them alike."""
-    return PIL.Image.fromarray(
-        np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    )
-
-
-def seeing_tokenizer():
-    tokenizer = small_tokenizer()
-    tokenizer.add_tokens([AddedToken("<image>", special=True)])
-    return tokenizer
-
-
-def vision() -> CLIPVisionConfig:
-    """A small CLIP, whose norms have the epsilon of the text's: a bridge computes both with that one."""
-    return CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=SIDE,
-        patch_size=PATCH, layer_norm_eps=1e-6,
-    )  # fmt: skip
-
-
-def with_eyes(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with the babbler for its words, and a vision tower that tells images apart."""
-    tokenizer, text = seeing_tokenizer(), babbler_of(5)
-    torch.manual_seed(0)
-    text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    torch.manual_seed(1)
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1 and ("vision" in name or "projector" in name):
-            torch.nn.init.normal_(
-                weight, std=(0.5 if "projector" in name else 1.5) / weight[0].numel() ** 0.5
-            )
-    model.model.language_model.load_state_dict(text.model.state_dict())
-    model.lm_head.load_state_dict(text.lm_head.state_dict())
-    return model
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A tiny LLaVA as one is saved: a vision tower, a projector, a Llama, a processor."""
-    tokenizer, path = seeing_tokenizer(), tmp_path_factory.mktemp("seeing") / "tiny-llava"
-    config = LlavaConfig(
-        vision_config=vision(),
-        text_config=replace_vocabulary(),
-        image_token_index=len(tokenizer) - 1,
-        vision_feature_layer=-2,
-    )
-    with_eyes(LlavaForConditionalGeneration(config)).save_pretrained(path)
-    cut = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
-    LlavaProcessor(
-        cut, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=tokenizer.chat_template,
-    ).save_pretrained(path)  # fmt: skip
-    return path
-
-
-def replace_vocabulary():
-    config = babbler_of(5).config
-    config.vocab_size = len(seeing_tokenizer())
-    return config
+    return save_llava(tmp_path_factory.mktemp("seeing") / "tiny-llava")
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +121,22 @@ def test_a_text_model_lends_its_vectors(seers):
     other = seeing_tokenizer()
     other.add_tokens(["plan-b"])
     assert tokenizer_hash(other) != tokenizer_hash(seeing_tokenizer()) == tokenizer_hash(small_tokenizer())
+
+
+def test_a_gate_above_the_shift_costs_no_second_look(seers, shown, monkeypatch):
+    """The rows that are shifted go on from the middle of the first pass; parity above says that it is right."""
+    plain = seers["plain"]
+    plan = SETTINGS["read above the shift"][0].plan(plain, shown)
+    assert can_resume(plain, [plan])
+    passes = []
+    inside = plain.model.language_model.layers[0].forward
+    monkeypatch.setattr(
+        plain.model.language_model.layers[0],
+        "forward",
+        lambda hidden, *a, **k: passes.append(hidden.shape[1]) or inside(hidden, *a, **k),
+    )
+    wb.generate(plain, shown, plan, max_new_tokens=1)
+    assert len(passes) == 1
 
 
 # Sweeps, evaluation, verification ------------------------------------------------------------------
@@ -365,7 +318,7 @@ def test_llava_next_sees_as_transformers_does(tmp_path, shown):
     """Images in tiles, more of them for larger ones, so that rows have image tokens in different numbers."""
     tokenizer = seeing_tokenizer()
     config = LlavaNextConfig(
-        vision_config=vision(), text_config=replace_vocabulary(), image_token_index=len(tokenizer) - 1,
+        vision_config=vision(), text_config=text_config(), image_token_index=len(tokenizer) - 1,
         image_grid_pinpoints=[[28, 56], [56, 28]], vision_feature_layer=-2,
     )  # fmt: skip
     model = with_eyes(LlavaNextForConditionalGeneration(config))

@@ -24,10 +24,10 @@ from workbench.steering import SteeringPlan, gate_site
 
 TESTED = (
     "FalconForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM",
-    "GraniteForCausalLM", "LlamaForCausalLM", "MistralForCausalLM", "Olmo2ForCausalLM", "Phi3ForCausalLM",
-    "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+    "GraniteForCausalLM", "LlamaForCausalLM", "LlavaForConditionalGeneration", "MistralForCausalLM", "Olmo2ForCausalLM",
+    "Phi3ForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
 )  # fmt: skip
-"""The architectures of tests/test_resuming.py."""
+"""The architectures of tests/test_resuming.py, and of tests/test_seeing.py."""
 
 
 def can_resume(model: Model, plans: Iterable[SteeringPlan]) -> bool:

@@ -49,8 +49,8 @@ def load_model(
     """The model `x` on a backend: embedded ("organism:finance"), a folder, a hub id, or one of your own.
 
     Weights stay raw, no code of a checkpoint runs, nothing is installed; an embedded model or a folder downloads
-    nothing, unless it holds a low-rank delta on a base from the hub. LLaVA, LLaVA-NeXT and LLaVA-OneVision see images,
-    by the processor that comes with them; other multimodal models read text alone.
+    nothing, unless it holds a low-rank delta on a base from the hub. LLaVA and LLaVA-NeXT see images, by the
+    processor that comes with them; other multimodal models read text alone.
 
     - `backend` is "hooked" unless given, or "bridge" with TransformerLens 4, which has none; `like` is a loaded model
       whose backend, dtype and place are taken over, never its weights.

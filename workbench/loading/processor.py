@@ -14,12 +14,10 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 from workbench.loading.sources import Checkpoint
 from workbench.loading.weights import UNREADABLE, brief
 
-SEE_IMAGES = (
-    "LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration",
-    "LlavaOnevisionForConditionalGeneration",
-)  # fmt: skip
+SEE_IMAGES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
 """The architectures of tests/test_seeing.py: a feature of an image takes the place of an image token, and that is all.
-Others count positions along an image (Qwen-VL) or let its tokens see later ones (Gemma 3): they read text alone."""
+Others count positions along an image (Qwen-VL), let its tokens see later ones (Gemma 3), or have a processor that
+nobody makes without torchvision (LLaVA-OneVision): they read text alone."""
 FILES = ("processor_config.json", "preprocessor_config.json")
 
 
