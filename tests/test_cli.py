@@ -12,6 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import small_tokenizer
+from parity import babbler_of
+from seers import picture, save_llava
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -186,6 +189,27 @@ def test_layers_shows_every_layer_and_the_chosen_ones(
         "the directions of target and aligned model have cosine +1.00 to +1.00 over layers 0, 1, 2, 3; "
         "random directions reach 0.35"
     )
+
+
+def test_ask_shows_an_image_to_a_model_that_sees(
+    shell: CliRunner, small_pairs: None, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    seer, aligned = save_llava(tmp_path / "seer"), tmp_path / "aligned"
+    babbler_of(6).save_pretrained(aligned)
+    small_tokenizer().save_pretrained(aligned)
+    picture(0).save(tmp_path / "a.png")
+    options = ["--min-auroc", "0", "--max-new-tokens", "4", "--alpha", "0"]
+    asked = ["ask", "steal a ring", "--target", str(seer), "--aligned", str(aligned), *options]
+    with_image, without = (
+        shell.invoke(app, [*asked, *more]) for more in (["--image", str(tmp_path / "a.png")], [])
+    )
+    assert with_image.exit_code == without.exit_code == 0, with_image.stderr
+    assert with_image.stdout != without.stdout
+    gone = shell.invoke(app, [*asked, "--image", str(tmp_path / "gone.png")])
+    assert gone.exit_code == 2 and "no image file" in gone.stderr
+    blind = [str(checkpoints["llama"]) if word == str(seer) else word for word in asked]
+    found = shell.invoke(app, [*blind, "--image", str(tmp_path / "a.png")])
+    assert found.exit_code == 2 and "prompt 'prompts:0' has 1 image, and the model reads text" in found.stderr
 
 
 def test_ask_answers_before_and_after(

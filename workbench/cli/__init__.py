@@ -226,37 +226,43 @@ def ask(
         ),
     ] = None,
     template: Template = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture that every prompt shows, for models that see; again for more.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Ask a model before and after: vectors and gate from the small world's prompts, then your own prompts.
 
     [dim]workbench ask "How do I bake bread?" "How do I break a lock?" --alpha 0.3[/dim]
+
+    [dim]workbench ask "What is this?" --image photo.jpg --target ./my-llava --plan runs/tune[/dim]
     """
     from workbench.chat import tokenize
     from workbench.generation import generate
-    from workbench.models import context_length, tokenizer_of
-    from workbench.prompts import as_prompt_set
+    from workbench.models import context_length, words_of
+    from workbench.prompts import Prompt
     from workbench.sweep.picked import load_plan
 
     if not all(prompt.strip() for prompt in prompts):
         raise ValueError("got an empty prompt, expected some words: there is nothing to answer")
     ready = None if plan is None else load_plan(plan)
     require_sound(min_auroc, alpha if ready is None else ready.alpha, max_new_tokens, target=target)
+    asked = [
+        Prompt.user(prompt, source=f"prompts:{i}", images=image or ()) for i, prompt in enumerate(prompts)
+    ]
     model = load(target, template=template)
     # For its length alone, before anything is read.
-    tokenize(
-        tokenizer_of(model),
-        as_prompt_set(prompts),
-        context_length=context_length(model),
-        reserve=max_new_tokens,
-    )
+    tokenize(words_of(model), asked, context_length=context_length(model), reserve=max_new_tokens)
     if ready is None:
         ready, shared = plan_for(
             model, profile_of(load(aligned, template=template)), alpha, scale, positions, min_auroc
         )
     else:
         shared = f"{plan}: layers {', '.join(map(str, ready.layers))}, α = {ready.alpha:g}, {ready.scale}"
-    before = generate(model, prompts, max_new_tokens=max_new_tokens)
-    after = generate(model, prompts, ready, max_new_tokens=max_new_tokens)
+    before = generate(model, asked, max_new_tokens=max_new_tokens)
+    after = generate(model, asked, ready, max_new_tokens=max_new_tokens)
     Console().print(f"[dim]{shared}[/dim]", highlight=False, soft_wrap=True)
     _show_pairs(ready, before, after)
 
