@@ -380,6 +380,8 @@ def test_messages(seers, shown, plain, folder, tmp_path):
         run_body(seer, EncodedBatch(torch.ones(2, 3).long(), torch.ones(2, 3).long(), ((), (image,))))
     with pytest.raises(ValueError, match="reads text alone: it has no processor, and sees no image"):
         image_features(plain, [image])
+    with pytest.raises(ValueError, match="reads text alone: it has no processor, and sees no image"):
+        run_body(plain, pad_left([Tokens((3, 4), [image])], 0))  # as of a guide that is a text model
     with pytest.raises(
         ValueError, match='a HookedTransformer sees no images: use backend="bridge" or "plain"'
     ):

@@ -25,6 +25,11 @@ from workbench.loading import Model
 from workbench.models import device_of, model_name, transformers_model, words_of
 
 
+class _Blind(ValueError):
+    def __init__(self, model: Model) -> None:
+        super().__init__(f"{model_name(model)!r} reads text alone: it has no processor, and sees no image")
+
+
 def run_body(model: Model, batch: EncodedBatch) -> None:
     """One forward pass without LM head and without KV cache, for the hooks that see it."""
     batch = batch.to(device_of(model))
@@ -65,6 +70,8 @@ def seeing(model: Model, batch: EncodedBatch) -> Iterator[None]:
     """
     hf, words = transformers_model(model), words_of(model)
     if hf is None or not isinstance(words, ProcessorMixin):
+        if batch.images:
+            raise _Blind(model)
         yield
         return
     token = words.tokenizer.convert_tokens_to_ids(image_token(words))
@@ -100,7 +107,7 @@ def image_inputs(model: Model, images: Sequence[Image]) -> dict[str, Tensor]:
     """The pixels of images, and whatever else the model's vision tower takes, where and as it takes them."""
     hf, words = transformers_model(model), words_of(model)
     if hf is None or not isinstance(words, ProcessorMixin):
-        raise ValueError(f"{model_name(model)!r} reads text alone: it has no processor, and sees no image")
+        raise _Blind(model)
     return {
         name: value.to(device_of(model), hf.dtype if value.is_floating_point() else None)
         for name, value in image_tensors(words, images).items()
