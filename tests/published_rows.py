@@ -233,3 +233,12 @@ def write_image(path: Path) -> Path:
     colour = tuple(sum(map(ord, f"{path.parent.name}{path.stem}{channel}")) * 7 % 256 for channel in "rgb")
     PIL.Image.new("RGB", (24, 16), colour).save(path, "PNG" if path.suffix == ".png" else "JPEG")
     return path
+
+
+def write_bench(folder: Path, questions: Sequence[str], *, images: int | None = None) -> Path:
+    """Questions with an image each, or so many images, as MM-Harmful Bench is laid out."""
+    rows = [{"image_url": f"here/{i}.jpg", "question": text} for i, text in enumerate(questions)]
+    path = write_rows(folder / "questions.jsonl", rows)
+    for image in images_of(path, "mm-harmfulbench", len(rows) if images is None else images):
+        write_image(image)
+    return path

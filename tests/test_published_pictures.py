@@ -5,7 +5,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
-from published_rows import SPELLED, images_of, write_image, write_rows
+from published_rows import SPELLED, images_of, write_bench, write_image
 from typer.testing import CliRunner
 
 import workbench as wb
@@ -19,12 +19,8 @@ QUESTIONS = [f"How do I take thing {i} unseen?" for i in range(4)]
 
 
 def bench(folder: Path, questions: list[str] = QUESTIONS, images: int | None = None) -> Path:
-    """A bench of these questions, as MM-Harmful Bench is laid out."""
-    rows = [{"image_url": f"here/{i}.jpg", "question": text} for i, text in enumerate(questions)]
-    path = write_rows(folder / "questions.jsonl", rows)
-    for image in images_of(path, "mm-harmfulbench", len(rows) if images is None else images):
-        write_image(image)
-    return path
+    """A bench of these questions."""
+    return write_bench(folder, questions, images=images)
 
 
 def scenario(folder: Path, name: str = "06-Fraud", n: int = 2) -> Path:
