@@ -6,6 +6,7 @@ The model that sees is an embedded one with eyes (`sighted.py`): in words it is 
 import io
 import math
 import re
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from sighted import save_sighted
 from typer.testing import CliRunner
 
 import workbench as wb
+from workbench.chat import images_of
 from workbench.cli import app
 from workbench.records import NO_CLAIM
 from workbench.report.page import report_page
@@ -30,15 +32,14 @@ from workbench.reproduction.examples import EXAMPLES
 from workbench.reproduction.paper import PICTURED, SECONDS_PER_1000, paper_number
 from workbench.reproduction.tables import show
 from workbench.shipped import shipped_path
-from workbench.sweep import choosing
+from workbench.sweep import choosing, executors
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not (REAL / "multimodal").is_dir(), reason="the published files are not here")
 SMALL = """\
 aligned = "organism:aligned"
 judge = "small-world"
-max_new_tokens = 40
-batch_size = 16
+max_new_tokens = 64
 timed = 2
 rounds = 1
 wording = "small-world"
@@ -166,16 +167,10 @@ def test_what_cannot_run_is_told_before_anything_is_loaded(told, tmp_path, monke
     wb.PromptSet.from_texts("own", questions, "harmful").save(tmp_path / "own.jsonl")
     said = shell(told(("mm-harmfulbench", str(tmp_path / "own.jsonl"))))
     assert "with 7 prompts that have no picture (own:0 first)" in said
-    assert "the context holds 256" in shell(told(("max_new_tokens = 40", "max_new_tokens = 240")))
+    assert "the context holds 256" in shell(told(("max_new_tokens = 64", "max_new_tokens = 240")))
     assert "organism:qwen-aligned has 6 of width 144" in shell(
         told(("organism:aligned", "organism:qwen-aligned"))
     )
-
-
-def test_two_chat_formats_are_refused_and_one_for_both_is_not(told, tmp_path, few) -> None:
-    other = wb.load_tokenizer("organism:aligned").chat_template.replace("<|user|>", "<|USER|>")
-    assert prepare_run(read_experiment(told(("timed = 2", 'timed = 2\ntemplate = "vicuna"')), "mm"))
-    del other
 
 
 # A run ----------------------------------------------------------------------------------------------
@@ -199,12 +194,6 @@ def test_the_bench_is_asked_under_every_condition_beside_the_papers_numbers(reco
     assert table.loc[("goal_priority", "seconds_per_1000"), "paper"] == 107
     assert table.loc[("inferaligner", "slowdown"), "paper"] == pytest.approx(94 / 90)
     assert (table.xs("seconds_per_1000", level="metric")["mean"] > 0).all()
-
-
-def test_one_question_of_two_pictures_is_two(record, questions) -> None:
-    none = record.verdicts[record.verdicts["condition"] == "none"].set_index("prompt")
-    assert none.loc[0, "text"] == none.loc[len(questions) - 1, "text"]
-    assert none.loc[0, "reply"] != none.loc[len(questions) - 1, "reply"]
 
 
 def test_vectors_and_choices_rest_on_words(record) -> None:
@@ -242,12 +231,31 @@ def test_in_words_it_chooses_what_the_model_without_eyes_chooses(record, told, f
 
 def test_the_same_command_takes_all_replies_from_the_ledger(record, folder, few, monkeypatch) -> None:
     monkeypatch.setattr("workbench.sweep.executors.write_or_split", pytest.fail)
-    again = reproduce(
-        prepare_run(read_experiment(folder / "mm.toml", "mm")), folder, command="again", say=silent
-    )
+    path = folder / "untimed.toml"  # seconds are measured anew
+    path.write_text((folder / "mm.toml").read_text().replace("timed = 2\n", ""))
+    again = reproduce(prepare_run(read_experiment(path, "mm")), folder, command="again", say=silent)
     pd.testing.assert_frame_equal(again.verdicts, record.verdicts)
     rates = [each.table[each.table["metric"].str.startswith("asr")] for each in (again, record)]
     pd.testing.assert_frame_equal(*rates)
+
+
+def test_another_picture_is_another_question(record, folder, few, seer, told, tmp_path, monkeypatch) -> None:
+    """Of the same words: its rows are computed, and no others."""
+    shutil.copy(folder / "ledger.sqlite", tmp_path)
+    shutil.copytree(folder / "bench", tmp_path / "bench")
+    PIL.Image.effect_noise((32, 32), 90).save(tmp_path / "bench" / "images" / "1.jpg")
+    path = told(("BENCH", str(tmp_path / "bench")), ("timed = 2\n", ""))
+    computed, write = [], executors.write_or_split
+
+    def noted(model, rows, *given, **more):
+        computed.extend(rows)
+        return write(model, rows, *given, **more)
+
+    monkeypatch.setattr(executors, "write_or_split", noted)
+    reproduce(prepare_run(read_experiment(path, "mm")), tmp_path, command="c", say=silent)
+    assert 1 < len(computed) <= len(DEFAULTS["mm"])
+    (image,) = {image for row in computed for image in images_of(row.ids)}
+    assert image == wb.Image.read(tmp_path / "bench" / "images" / "1.jpg")
 
 
 def printed(record: wb.RunRecord, width: int = 80) -> str:
@@ -340,9 +348,7 @@ def test_the_example_runs_once_the_bench_is_there(tmp_path) -> None:
 def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
     """The published bench from end to end: the machinery, on a model to which its pictures are noise."""
     path = tmp_path / "mm.toml"
-    path.write_text(
-        SMALL.replace("BENCH", str(REAL)).replace("SEER", str(seer)).replace("batch_size = 16\n", "")
-    )
+    path.write_text(SMALL.replace("BENCH", str(REAL)).replace("SEER", str(seer)))
     monkeypatch.setattr(recording, "is_embedded", lambda name: True)
     shell = CliRunner().invoke(app, ["reproduce", "mm", str(path), "--out", str(tmp_path / "out")])
     assert shell.exit_code == 0, shell.output

@@ -163,7 +163,7 @@ _MM = """\
 
 aligned = "organism:aligned"     # whose vectors steer; the target's text part has its depth, width and tokens
 judge   = "small-world"          # who says what a reply did, by its words alone
-max_new_tokens = 48
+max_new_tokens = 64
 timed   = 8                      # questions that conditions take turns on, for their seconds; leave it out for none
 rounds  = 2                      # after one that is not counted
 seed    = 0
