@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import workbench as wb
 from workbench.chat import images_of
 from workbench.cli import app
+from workbench.loading.processor import load_words
 from workbench.records import NO_CLAIM
 from workbench.report.page import report_page
 from workbench.report.tables import measured
@@ -171,6 +172,23 @@ def test_what_cannot_run_is_told_before_anything_is_loaded(told, tmp_path, monke
     assert "organism:qwen-aligned has 6 of width 144" in shell(
         told(("organism:aligned", "organism:qwen-aligned"))
     )
+
+
+def test_two_chat_formats_are_refused_and_one_is_given_to_both(told, seer, tmp_path) -> None:
+    """A processor may bring a format of its own; the text model has another."""
+    other = shutil.copytree(seer, tmp_path / "other")
+    words = load_words(seer)
+    theirs = "asked: " + words.tokenizer.chat_template
+    words.chat_template = words.tokenizer.chat_template = theirs
+    words.save_pretrained(other)
+    said = shell(told(("SEER", str(other))))
+    assert (
+        f"llava: the chat templates of {other} and organism:aligned differ, and vectors are read at the end"
+        in said
+    )
+    assert "template = ... in the file gives one to both, llama-2, vicuna" in said
+    given = told(("SEER", str(other)), ("timed = 2", 'timed = 2\ntemplate = "text"'))
+    assert prepare_run(read_experiment(given, "mm"))
 
 
 # A run ----------------------------------------------------------------------------------------------
@@ -346,13 +364,22 @@ def test_the_example_runs_once_the_bench_is_there(tmp_path) -> None:
 @real
 @pytest.mark.slow
 def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
-    """The published bench from end to end: the machinery, on a model to which its pictures are noise."""
+    """All as published, from end to end: the machinery, on a model to which the pictures are noise."""
     path = tmp_path / "mm.toml"
-    path.write_text(SMALL.replace("BENCH", str(REAL)).replace("SEER", str(seer)))
+    text = (
+        SMALL.replace("SEER", str(seer)).replace("BENCH", str(REAL)).replace("rounds = 1", "min_auroc = 0.6")
+    )
+    text = re.sub("search.*\n", "n_train = 16\nfolds = 4\n", text).replace("timed = 2\n", "")
+    path.write_text(text.replace('pairs = "small-world"', 'harmful = "advbench"\nharmless = "truthfulqa"'))
     monkeypatch.setattr(recording, "is_embedded", lambda name: True)
     shell = CliRunner().invoke(app, ["reproduce", "mm", str(path), "--out", str(tmp_path / "out")])
     assert shell.exit_code == 0, shell.output
     found = wb.load_record(tmp_path / "out")
     assert len(found.verdicts) == 8 * 100 and not found.claims
     assert list(found.verdicts["images"][:100]) == [f"{i}.jpg" for i in range(100)]
-    assert found.verdicts["near_ties"].notna().all() and set(found.table["clusters"]) >= {95}
+    assert set(found.table["clusters"]) == {95}
+    (how,) = [choice for choice in found.choices if choice.what == "what choices are made on"]
+    assert how.value.startswith("cross-fitting, 4 folds")
+    assert not any(
+        "test on" in note for note in found.notes
+    )  # the text sets' other prompts are asked of nobody

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from transformers import AutoConfig, PretrainedConfig
 
-from workbench.chat import Words, tokenize, tokenizer_in
+from workbench.chat import TEMPLATES, Words, template_hash, tokenize, tokenizer_in
 from workbench.evaluation.defences import defences
 from workbench.loading import Model, load_model
 from workbench.loading.processor import load_words
@@ -92,6 +92,18 @@ class Room:
         for name in sorted(names):
             words = load_words(name, template=experiment.template)
             self._readers.append((name, words, int(config_of(name).max_position_embeddings)))
+
+    def require_one_template(self, experiment: Experiment) -> None:
+        """Refuse a target and an aligned model that mark the last token differently: it is where vectors are read."""
+        marks = {name: template_hash(tokenizer_in(words)) for name, words, _ in self._readers}
+        for target in experiment.targets:
+            aligned = experiment.aligned_of(target)
+            if marks[target.model] != marks[aligned]:
+                raise ValueError(
+                    f"{target.name}: the chat templates of {target.model} and {aligned} differ, and vectors are read "
+                    f"at the end of one: template = ... in the file gives one to both, {', '.join(TEMPLATES)} or a .jinja "
+                    "file"
+                )
 
     def require(self, prompts: PromptSet) -> None:
         """Refuse a prompt that some model has no room for, and a picture that one which answers does not see."""

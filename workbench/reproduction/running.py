@@ -79,6 +79,7 @@ def prepare_run(experiment: Experiment) -> Prepared:
     seed, prompts = experiment.seed, experiment.prompts
     pairs, templates = load_pairs(prompts, seed), find_templates(prompts)
     bench, room = load_bench(prompts), Room(experiment, wanted(experiment))
+    room.require_one_template(experiment)
     dealt = None
     if templates is not None:
         kept, left_out = room.fitting(templates, (pairs.train + pairs.test).labelled("harmful"))
