@@ -101,8 +101,8 @@ class Room:
             if marks[target.model] != marks[aligned]:
                 raise ValueError(
                     f"{target.name}: the chat templates of {target.model} and {aligned} differ, and vectors are read "
-                    f"at the end of one: template = ... in the file gives one to both, {', '.join(TEMPLATES)} or a .jinja "
-                    "file"
+                    f"at the end of one: template = ... in the file gives one to both, {', '.join(TEMPLATES)} or a "
+                    ".jinja file"
                 )
 
     def require(self, prompts: PromptSet) -> None:
