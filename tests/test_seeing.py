@@ -2,6 +2,8 @@
 
 import copy
 import io
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,10 +254,18 @@ def test_templates_in_parts_put_images_where_they_belong(folder, shown):
 
 
 @pytest.mark.parametrize("template", [None, PARTS, "vicuna"])
-def test_words_are_those_of_the_loaded_model(folder, checkpoints, shown, template):
+def test_words_are_those_of_the_loaded_model(folder, checkpoints, shown, template, tmp_path):
     words = load_words(folder, template=template)
     assert tokenize(words, shown) == tokenize(
         words_of(wb.load_model(folder, backend="plain", template=template)), shown
+    )
+    # Older ones keep it in a file that no tokenizer reads.
+    old = shutil.copytree(folder, tmp_path / "old")
+    (old / "chat_template.jinja").unlink()
+    (old / "chat_template.json").write_text(json.dumps({"chat_template": PARTS}))
+    words = load_words(old, template=template)
+    assert render(words, shown[0]) == render(
+        words_of(wb.load_model(old, backend="plain", template=template)), shown[0]
     )
     alone = load_words(checkpoints["llama"], template=template)
     theirs = wb.load_tokenizer(checkpoints["llama"], template=template)
