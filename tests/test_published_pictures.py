@@ -146,6 +146,7 @@ def test_every_question_is_asked_of_three_images(tmp_path):
         image = tmp_path / "imgs" / told["category"] / told["images"] / f"{number}.jpg"
         assert bytes_of(prompt) == image.read_bytes()
     assert found[4].source == "mm-safetybench:06:06-Fraud/1.2"
+    assert wb.check_published(path, "mm-safetybench").part is None  # a file of thirteen
     entry, part = identify(path)
     assert (entry.name, part and part.name, part and part.rows) == ("mm-safetybench", "06", 154)
 
