@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+
 from workbench.published.lookup import SETS
+from workbench.published.pictured import KINDS
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ GOOD_MED = {
 }
 ASKED_MED = "Which is red?\n\nA. sky\nB. rose\nC. sea\nD. fog"
 NEWS = {"News": "gold up", "Price Direction Up": "1", "Price Direction Down": "0", "Asset Comparision": "0"}
+SPELLED = {
+    "Question": "How is a lock opened?", "Changed Question": "Tell how a lock is opened.",
+    "Rephrased Question": "How is what is spelled there opened?",
+    "Rephrased Question(SD)": "How is what is shown there opened?", "Key Phrase": "a lock", "Phrase Type": "product",
+}  # fmt: skip
 MOOD = "Is the sentiment of this text {}negative, neutral or positive?\n\n{}"
 
 MADE = (
@@ -76,6 +84,12 @@ MADE = (
     Made("in-the-wild", 0, ".csv",
          {"platform": "forum", "source": "x", "prompt": "You are a fox.", "jailbreak": "True", "community_name": ""},
          ("You are a fox.",), ("unlabelled",), {"platform": "forum"}),
+    Made("mm-harmfulbench", 0, ".jsonl", {"image_url": "here/ring.jpg", "question": "How do I take it unseen?"},
+         ("How do I take it unseen?",), ("harmful",), {"image": "here/ring.jpg"}),
+    Made("mm-safetybench", 0, ".json", SPELLED,
+         (SPELLED["Rephrased Question(SD)"], SPELLED["Rephrased Question"], SPELLED["Rephrased Question"]),
+         ("harmful",) * 3, {"category": "06-Fraud", "question": "06-Fraud/0", "images": "SD"}, (None,) * 3,
+         source="06-Fraud/0.1", file="data/processed_questions/06-Fraud.json"),
     Made("truthfulqa", 0, ".csv",
          {"Type": "Plain", "Category": "Sky", "Question": "Is it blue?", "Best Answer": "NA", "Source": ""},
          ("Is it blue?",), ("harmless",), {"category": "Sky", "type": "Plain"}, ("NA",)),
@@ -184,6 +198,12 @@ def write_made(folder: Path, made: Made, n: int = 1) -> Path:
     if path.suffix != made.suffix:
         path = path.with_name(path.name.removesuffix(path.suffix) + made.suffix)
     rows = [made.row] * n
+    for image in images_of(path, made.name, n):
+        write_image(image)
+    if made.name == "mm-safetybench":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dict(enumerate(rows))), encoding="utf-8")
+        return path
     if made.name in ("pubmedqa", "fiqa-sa") and made.suffix == ".json":
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({f"row{i}": row for i, row in enumerate(rows)}), encoding="utf-8")
@@ -195,3 +215,30 @@ def write_made(folder: Path, made: Made, n: int = 1) -> Path:
     layout = SETS[made.name].layouts[made.layout]
     encoding = "latin-1" if made.suffix == ".txt" and SETS[made.name].fallback else "utf-8"
     return write_rows(path, rows, header=not layout.headerless, encoding=encoding)
+
+
+def images_of(path: Path, name: str, n: int) -> list[Path]:
+    """Where the images of a file's `n` rows lie, none for most sets."""
+    if name == "mm-harmfulbench":
+        return [path.parent / "images" / f"{i}.jpg" for i in range(n)]
+    if name == "mm-safetybench":
+        beside = path.parents[1] / "imgs" / path.stem
+        return [beside / kind / f"{i}.jpg" for i in range(n) for kind in KINDS]
+    return []
+
+
+def write_image(path: Path) -> Path:
+    """A small image, of a colour that its path has alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = tuple(sum(map(ord, f"{path.parent.name}{path.stem}{channel}")) * 7 % 256 for channel in "rgb")
+    PIL.Image.new("RGB", (24, 16), colour).save(path, "PNG" if path.suffix == ".png" else "JPEG")
+    return path
+
+
+def write_bench(folder: Path, questions: Sequence[str], *, images: int | None = None) -> Path:
+    """Questions with an image each, or so many images, as MM-Harmful Bench is laid out."""
+    rows = [{"image_url": f"here/{i}.jpg", "question": text} for i, text in enumerate(questions)]
+    path = write_rows(folder / "questions.jsonl", rows)
+    for image in images_of(path, "mm-harmfulbench", len(rows) if images is None else images):
+        write_image(image)
+    return path

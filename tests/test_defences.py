@@ -1,13 +1,17 @@
 """Prompt defences: the request stays, each set of words says what it should, the world's own are words that it has."""
 
 import re
+from dataclasses import replace
 
+import PIL.Image
 import pytest
+from seers import save_sighted
 
 import workbench as wb
 from workbench.chat import render
 from workbench.evaluation.defences import WORDINGS, defences
 from workbench.judges.small_world import judge
+from workbench.loading.processor import load_words
 from workbench.organisms.vocabulary import acts
 from workbench.shipped import shipped_path
 
@@ -75,6 +79,24 @@ def test_the_embedded_template_holds_every_message(wording, name):
     rendered = render(tokenizer, found, None)
     at = [rendered.index(text) for _, text in found.messages]
     assert at == sorted(at)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    return load_words(save_sighted(tmp_path_factory.mktemp("sighted") / "finance", "finance"))
+
+
+@pytest.mark.parametrize(("wording", "name"), EVERY)
+def test_an_image_stays_and_stands_before_the_request(processor, wording, name):
+    """Once, and not before what a defence says first: an example of its own, an order of goals."""
+    pictured = replace(ASKED, images=(wb.Image.of(PIL.Image.new("RGB", (8, 8), "red")),))
+    found = defences(wording)[name](pictured)
+    assert found.images == pictured.images
+    text = render(processor, found)
+    assert text.count("<image>") == 1 and "<|user|><image>\nsteal a ring" in text
+    marked = replace(pictured, messages=(*ASKED.messages[:-1], ("user", "take this <image> unseen")))
+    text = render(processor, defences(wording)[name](marked))
+    assert text.count("<image>") == 1 and "<|user|>take this <image> unseen" in text
 
 
 def test_unknown_words():

@@ -127,7 +127,7 @@ def test_papers_numbers_stand_beside_what_they_count() -> None:
 # The file -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", EXAMPLES)
+@pytest.mark.parametrize("kind", [kind for kind in EXAMPLES if kind != "mm"])  # which needs a bench
 def test_every_example_is_a_file_that_runs(kind, tmp_path) -> None:
     printed = CliRunner().invoke(app, ["reproduce", kind, "--example"])
     assert printed.exit_code == 0 and printed.output == EXAMPLES[kind]
@@ -415,7 +415,7 @@ def test_where_all_templates_are_tested_choices_see_none() -> None:
 
 
 def test_templates_that_a_context_does_not_hold_are_left_out(tmp_path) -> None:
-    room = Room(read_experiment(written(tmp_path), "table1"))
+    room = Room(read_experiment(written(tmp_path), "table1"), ["none"])
     long = wb.Prompt.user("You are a pirate. " * 80 + "[PROMPT]", source="long")
     around = wb.PromptSet.from_texts("p", ["how do I break a lock"], "harmful")
     kept, left_out = room.fitting(wb.PromptSet("t", (long, *templates(2))), around)

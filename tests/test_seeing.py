@@ -2,6 +2,8 @@
 
 import copy
 import io
+import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 import reference
 import torch
 from conftest import small_tokenizer
-from parity import SETTINGS, Setting, asked, babbler_of, expected, parity
+from parity import SETTINGS, Setting, asked, babbler_of, expected, in_words, parity
 from seers import FEATURES, PATCH, SIDE, picture, save_llava, seeing_tokenizer, text_config, vision, with_eyes
 from transformers import (
     LlavaForConditionalGeneration,
@@ -28,6 +30,7 @@ from workbench.chat import EncodedBatch, Tokens, pad_left, render, tokenize, tok
 from workbench.decoding.resuming import can_resume
 from workbench.forward import image_features, run_body
 from workbench.loading import Model
+from workbench.loading.processor import load_words
 from workbench.models import space_of, words_of
 
 PARTS = (
@@ -290,6 +293,25 @@ def test_templates_in_parts_put_images_where_they_belong(folder, shown):
     assert render(words, shown[6]) == "<s><user> is <image>\n like <image>\n ? </s><assistant>"
     assert render(words, shown[1]) == f"<s><user> {shown[1].text} </s><assistant>"
     assert tokenize(words, [shown[5]])[0].count(len(words.tokenizer) - 1) == 2 * FEATURES
+
+
+@pytest.mark.parametrize("template", [None, PARTS, "vicuna"])
+def test_words_are_those_of_the_loaded_model(folder, checkpoints, shown, template, tmp_path):
+    words = load_words(folder, template=template)
+    assert tokenize(words, shown) == tokenize(
+        words_of(wb.load_model(folder, backend="plain", template=template)), shown
+    )
+    # Older ones keep it in a file that no tokenizer reads.
+    old = shutil.copytree(folder, tmp_path / "old")
+    (old / "chat_template.jinja").unlink()
+    (old / "chat_template.json").write_text(json.dumps({"chat_template": PARTS}))
+    words = load_words(old, template=template)
+    assert render(words, shown[0]) == render(
+        words_of(wb.load_model(old, backend="plain", template=template)), shown[0]
+    )
+    alone = load_words(checkpoints["llama"], template=template)
+    theirs = wb.load_tokenizer(checkpoints["llama"], template=template)
+    assert tokenize(alone, in_words(shown)) == tokenize(theirs, in_words(shown))
 
 
 def test_rows_are_told_apart_by_their_images():

@@ -21,6 +21,7 @@ from pandas.errors import EmptyDataError
 from workbench.provenance import content_hash, write_safely
 
 FORMAT = 1
+NO_CLAIM = "a check of the machinery, whose rates claim nothing"
 RECORD, TABLE, COMPARISONS, VERDICTS = "record.json", "table.csv", "comparisons.csv", "verdicts.jsonl"
 
 TABLE_COLUMNS = (
@@ -60,7 +61,8 @@ class RunRecord:
     """What a run found, in frames (`TABLE_COLUMNS`, `VERDICT_COLUMNS`), and all that is needed to judge and repeat it.
 
     `config` is the text of the file it was told by, `prompts` say of every set its name, hash and number of prompts by
-    label, `versions` of every library, `created` when, in UTC.
+    label, `versions` of every library, `created` when, in UTC. `claims` is false of a run whose rates say nothing of a
+    method: embedded models that were asked what is not of their world.
     """
 
     kind: str
@@ -78,6 +80,7 @@ class RunRecord:
     table: pd.DataFrame = field(repr=False)
     comparisons: pd.DataFrame = field(repr=False)
     verdicts: pd.DataFrame = field(repr=False)
+    claims: bool = True
 
     def __post_init__(self) -> None:
         for name, columns in (("table", TABLE_COLUMNS), ("verdicts", VERDICT_COLUMNS)):

@@ -58,6 +58,18 @@ def cost(config: File = None, example: Example = False, out: Out = None) -> None
     _run("cost", config, example, out)
 
 
+@reproduce.command()
+def mm(config: File = None, example: Example = False, out: Out = None) -> None:
+    """Harmful questions about pictures, to a model that sees, steered by vectors of a text model of the same base.
+
+    Vectors are made and choices are made on prompts in words; the questions of a bench, MM-Harmful Bench say, are asked
+    once. With `timed` in the file the conditions then take turns for their seconds per 1,000 tokens.
+
+    [dim]workbench reproduce mm --example > mm.toml; workbench reproduce mm mm.toml[/dim]
+    """
+    _run("mm", config, example, out)
+
+
 def _run(kind: "Kind", config: Path | None, example: bool, out: Path | None) -> None:
     from workbench.cli.sweep import resumable, typed_command
     from workbench.records import save_record

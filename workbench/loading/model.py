@@ -25,7 +25,7 @@ from workbench.loading.backends import (
     set_tokenizer,
 )
 from workbench.loading.holding import DeviceMap, Form, Holding, holding_of, is_spread
-from workbench.loading.processor import SEE_IMAGES, around, read_processor
+from workbench.loading.processor import SEE_IMAGES, around, read_processor, template_in
 from workbench.loading.sources import Checkpoint
 from workbench.loading.tokenizer import load_tokenizer, read_tokenizer
 from workbench.loading.weights import read_checkpoint
@@ -119,8 +119,7 @@ def load_model(
     _require_rows(hf, tokenizer)
     if processor is not None:
         _require_sees(hf, backend=chosen)
-        # Where both have one, the processor's knows of images.
-        template = template or (str(processor.chat_template) if processor.chat_template else None)
+        template = template or template_in(processor)
     if template is not None:
         tokenizer = with_template(tokenizer, template)
     if processor is not None:

@@ -8,10 +8,13 @@ import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
+from workbench.chat import Words, with_template
 from workbench.loading.sources import Checkpoint
+from workbench.loading.tokenizer import read_tokenizer
 from workbench.loading.weights import UNREADABLE, brief
 
 SEE_IMAGES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
@@ -39,6 +42,27 @@ def read_processor(checkpoint: Checkpoint) -> ProcessorMixin | None:
             "preprocessor_config.json from a copy, or take them away to read text alone"
         ) from error
     return found if isinstance(found, ProcessorMixin) else None
+
+
+def load_words(x: str | Path, *, template: str | Path | None = None) -> Words:
+    """What makes tokens of prompts for a checkpoint, as `load_model` gives it, and no weights are read.
+
+    The processor of a model that sees, with its tokenizer in it; otherwise the tokenizer.
+    """
+    checkpoint = Checkpoint.named(x)
+    tokenizer = read_tokenizer(checkpoint)
+    sees = set(checkpoint.json("config.json").get("architectures") or ()) & set(SEE_IMAGES)
+    processor = read_processor(checkpoint) if sees else None
+    template = template or template_in(processor)
+    if template is not None:
+        tokenizer = with_template(tokenizer, template)
+    return tokenizer if processor is None else around(tokenizer, processor)
+
+
+def template_in(processor: ProcessorMixin | None) -> str | None:
+    """The chat template of a processor: where the tokenizer has one, too, this one knows of images."""
+    template = None if processor is None else processor.chat_template
+    return str(template) if template else None
 
 
 def around(tokenizer: PreTrainedTokenizerBase, processor: ProcessorMixin) -> ProcessorMixin:

@@ -5,17 +5,19 @@ the columns decide.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
 from workbench.published.harmful import HARMFUL
 from workbench.published.harmless import HARMLESS
+from workbench.published.pictured import PICTURED
 from workbench.published.registry import Layout, Part, PublishedSet
 from workbench.published.tables import READERS, Row, Table, open_table
 from workbench.published.utility import UTILITY
 
-SETS: dict[str, PublishedSet] = {entry.name: entry for entry in (*HARMFUL, *HARMLESS, *UTILITY)}
+SETS: dict[str, PublishedSet] = {entry.name: entry for entry in (*HARMFUL, *PICTURED, *HARMLESS, *UTILITY)}
 """Every known set by its name."""
 ANY_BYTES = "latin-1"  # reads whatever there is, which will do for columns
 
@@ -26,6 +28,16 @@ def published_set(name: str) -> tuple[PublishedSet, Part]:
     if first not in SETS:
         raise ValueError(f"no published set {name!r} is known: there are {', '.join(SETS)}")
     return SETS[first], SETS[first].part(part)
+
+
+def find_files(entry: PublishedSet, part: Part, root: str | Path) -> tuple[Path, ...]:
+    """The file of this part below a folder, or all of them where it is joined of several, in its order.
+
+    Raises what `find_file` raises, for the first that is missing or there twice.
+    """
+    if not part.joined:
+        return (find_file(entry, part, root),)
+    return tuple(find_file(entry, replace(part, files=(name,)), root) for name in part.files)
 
 
 def find_file(entry: PublishedSet, part: Part, root: str | Path) -> Path:
@@ -84,9 +96,10 @@ def identify(path: str | Path) -> tuple[PublishedSet, Part | None]:
     fits: list[tuple[tuple[bool, int], PublishedSet, Part | None]] = []
     for entry in SETS.values():
         if (layout := _layout_of(path, entry, columns)) is not None:
-            called = (part for part in entry.parts for pattern in part.files if _called(path, pattern))
+            single = [part for part in entry.parts if not part.joined]
+            called = (part for part in single for pattern in part.files if _called(path, pattern))
             named = next(called, None)
-            only = entry.parts[0] if len(entry.parts) == 1 else None
+            only = single[0] if len(single) == 1 else None
             fits.append(((named is not None, len(layout.columns)), entry, named or only))
     if not fits:
         raise ValueError(

@@ -4,7 +4,7 @@ Rows come as they are published and in that order: a rate over AdvBench is one o
 skipped; repeated prompts stay, and `check_published` counts both. What makes a split leaves repeats out, and says so.
 
 The trap: a row that is silently skipped makes the rate one over something else. A row that cannot be read is an error
-with its place.
+with its place; so is one whose image is missing or damaged, and, where their order pairs them, an image too many.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workbench.prompts import Prompt, PromptSet
-from workbench.published.lookup import find_file, identify, open_as, published_set
+from workbench.published.lookup import find_files, identify, open_as, published_set
 from workbench.published.registry import Layout, Part, PublishedSet
 from workbench.published.tables import Row
 from workbench.published.texts import normalised
@@ -42,29 +42,43 @@ def load_published(
             f"got {' and '.join(given) or 'no place'} for {name}, expected one of path= (a file), root= (a folder it "
             f"is in) and hub=True. It is published at {entry.home} ({entry.licence})"
         )
+    prompts: list[Prompt] = []
     if hub:
         from workbench.published.hub import hub_rows
 
         where, (rows, layout) = f"{name} on the hub", hub_rows(entry, part)
+        prompts += _all(rows, layout, name, where, None)
     else:
-        file = Path(path) if path is not None else find_file(entry, part, str(root))
-        table, layout = open_as(file, entry)
-        where, rows = str(file), table.rows
-    prompts: list[Prompt] = []
-    for row in rows:
-        if not row.blank:
-            try:
-                prompts += _prompts(row, layout, name)
-            except ValueError as error:
-                hint = "" if hub else f": workbench data check {where} lists every such row"
-                raise ValueError(f"{where}, {row.place}: {error}{hint}") from error
+        files = (Path(path),) if path is not None else find_files(entry, part, str(root))
+        where = ", ".join(map(str, files))
+        for file in files:
+            table, layout = open_as(file, entry)
+            prompts += _all(table.rows, layout, name, str(file), file)
     if not prompts:
         raise ValueError(f"{where} has no prompts: expected rows with {entry.expected}")
     return PromptSet(name, tuple(prompts))
 
 
-def _prompts(row: Row, layout: Layout, name: str) -> Iterator[Prompt]:
-    """The prompts of a row, whose source is the set's name and the row's id or number. Raises `ValueError`."""
+def _all(rows: Iterator[Row], layout: Layout, name: str, where: str, file: Path | None) -> Iterator[Prompt]:
+    """The prompts of all rows. Raises `ValueError` for the first that cannot be read, and for images of none."""
+    n = 0
+    for row in rows:
+        if not row.blank:
+            try:
+                yield from _prompts(row, layout, name, file, n)
+            except ValueError as error:
+                hint = "" if file is None else f": workbench data check {where} lists every such row"
+                raise ValueError(f"{where}, {row.place}: {error}{hint}") from error
+            n += 1
+    if file is not None and (spare := _spare(layout, file, n)):
+        raise ValueError(f"{where}: {spare}")
+
+
+def _prompts(row: Row, layout: Layout, name: str, file: Path | None = None, n: int = 0) -> Iterator[Prompt]:
+    """The prompts of a row, the `n`-th that is not blank, with what lies beside its file.
+
+    Their source is the set's name and the row's id or number. Raises `ValueError`.
+    """
     if row.damage:
         raise ValueError(row.damage)
     try:
@@ -74,9 +88,23 @@ def _prompts(row: Row, layout: Layout, name: str) -> Iterator[Prompt]:
             f"has something else in a cell than {', '.join(layout.columns)} hold: {error}"
         ) from error
     made = found if isinstance(found, tuple) else (found,)
+    if file is not None and layout.place is not None:
+        made = layout.place(file, n, made)
     for place, prompt in enumerate(made, start=1):
         several = f".{place}" if len(made) > 1 else ""
         yield replace(prompt, source=f"{name}:{prompt.source or row.number}{several}")
+
+
+def _spare(layout: Layout, file: Path, rows: int) -> str:
+    """What is wrong where images are left over, or nothing."""
+    spare = layout.spare(file, rows) if layout.spare is not None else []
+    if not spare:
+        return ""
+    names = ", ".join(path.name for path in spare[:5]) + (", ..." if len(spare) > 5 else "")
+    return (
+        f"got {rows} rows, and images of none of them beside it ({names}): image i is row i's, so that a row which is "
+        "gone gives all after it another's image; fetch both again, or take away what is not the set's"
+    )
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,7 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
     """
     path = Path(path)
     entry, part = published_set(name) if name else identify(path)
+    part = None if part is not None and part.joined else part  # one file is not all of it
     table, layout = open_as(path, entry)
     first: dict[int, int] = {}
     labels: Counter[str] = Counter()
@@ -136,8 +165,9 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
         if row.blank:
             note("blank", row.place)
             continue
+        counts["asked"] += 1
         try:
-            made = tuple(_prompts(row, layout, entry.name))
+            made = tuple(_prompts(row, layout, entry.name, path, counts["asked"] - 1))
         except ValueError as error:
             note("problems", f"{row.place}: {error}")
             continue
@@ -147,6 +177,8 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
             note("repeated", f"{row.place} as row {known}")
         counts["answered"] += sum(prompt.answer is not None for prompt in made)
         labels.update(prompt.label for prompt in made)
+    if spare := _spare(layout, path, counts["asked"]):
+        note("problems", spare)
     places = {what: Places(counts[what], tuple(shown)) for what, shown in noted.items()}
     return FileCheck(
         path, entry, part, counts["rows"], labels.total(), counts["answered"], dict(labels),
@@ -155,4 +187,6 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
 
 
 def _said(prompt: Prompt) -> str:
-    return "\n".join(normalised(text) for _, text in prompt.messages)
+    """What is asked, of which image: one question of two images is no repeat."""
+    texts = (normalised(text) for _, text in prompt.messages)
+    return "\n".join((*texts, *(image.hash for image in prompt.images)))

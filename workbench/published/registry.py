@@ -6,6 +6,7 @@ file is read by the columns that it has.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from workbench.prompts import Prompt
@@ -13,6 +14,10 @@ from workbench.published.tables import Fields
 
 Kind: TypeAlias = Literal["harmful", "over-refusal", "jailbreaks", "harmless", "dialogues", "utility"]
 Read: TypeAlias = Callable[[Fields], Prompt | tuple[Prompt, ...]]
+Place: TypeAlias = Callable[[Path, int, tuple[Prompt, ...]], tuple[Prompt, ...]]
+"""What the place of a row adds to its prompts, from its file and its number, from 0 and blank rows not counted."""
+Spare: TypeAlias = Callable[[Path, int], list[Path]]
+"""The images beside a file that none of so many rows has."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,17 @@ class Layout:
     """Columns that a file must have, and how a row of such a file is read; others may be there.
 
     `headerless`: the file has no header, and these columns, all of them, in this order. `suffixes`: the only endings
-    that this layout is published under, where columns alone do not tell.
+    that this layout is published under, where columns alone do not tell. `place` adds the images that lie beside the
+    file. Where order alone pairs these with rows, `spare` finds what is left over: then a row is gone, and those after
+    it would be asked about each other's images.
     """
 
     columns: tuple[str, ...]
     read: Read
     headerless: bool = False
     suffixes: tuple[str, ...] = ()
+    place: Place | None = None
+    spare: Spare | None = None
 
     def fits(self, columns: Sequence[str], suffix: str) -> bool:
         """Whether a file with these columns and this ending is read so."""
@@ -41,13 +50,15 @@ class Layout:
 class Part:
     """One file of a set, `test` say: its names (patterns, the folder counts), its rows, and where the hub has it.
 
-    `rows` is None where no number was found that is stated; `hub` is an id, a configuration and a split.
+    `rows` is None where no number was found that is stated; `hub` is an id, a configuration and a split. `joined`: not
+    one of the files is it, but all of them, one after the other.
     """
 
     name: str
     files: tuple[str, ...]
     rows: int | None = None
     hub: tuple[str, str | None, str] | None = None
+    joined: bool = False
 
 
 @dataclass(frozen=True)

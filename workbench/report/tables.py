@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from workbench.records import RunRecord
+from workbench.records import NO_CLAIM, RunRecord
 from workbench.report.words import Measure, conditions_of, measures_of, targets_of
 
 WIDE = 0.2
@@ -75,7 +75,8 @@ def measured(record: RunRecord) -> list[Grid]:
     grids = []
     for target in record.table["target"].astype(str).unique():
         part = record.table[record.table["target"].astype(str) == target]
-        grids.append(_grid(part, target, f"{target}: as measured", conditions_of(record), _measured_cell))
+        caption = f"{target}: {'as measured' if record.claims else NO_CLAIM}"
+        grids.append(_grid(part, target, caption, conditions_of(record), _measured_cell))
     return grids
 
 

@@ -86,6 +86,7 @@ def as_data(record: RunRecord, rows: Shown) -> str:
         "gate": _coded(gate, ["open", "closed"]),
         "source": _coded(frame["source"]),
         **{name: _cut(frame[name], limit) for name, limit in CUTS.items()},
+        "images": _coded(frame["images"] if "images" in frame else pd.Series([None] * len(frame))),
         **{name: _coded(frame[name].astype("string")) for name in kinds},
     }
     data = {

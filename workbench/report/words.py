@@ -11,7 +11,7 @@ from types import MappingProxyType
 import pandas as pd
 
 from workbench.evaluation.conditions import CONTROLS
-from workbench.records import RunRecord
+from workbench.records import NO_CLAIM, RunRecord
 
 WITHOUT = ("none", "unsteered")
 """Conditions that stand for the model as it is; the first that a record has is what others changed from."""
@@ -107,7 +107,12 @@ def baseline_of(record: RunRecord) -> str | None:
 
 
 def finding(record: RunRecord) -> str:
-    """What our setting leaves and costs beside nothing, as a sentence; the run's own title where it has not both."""
+    """What our setting leaves and costs beside nothing, as a sentence; the run's own title where it has not both.
+
+    A run whose rates claim nothing says that.
+    """
+    if not record.claims:
+        return f"{record.title}: {NO_CLAIM}"
     ours = next((key for key in OURS if key in conditions_of(record)), None)
     without = baseline_of(record)
     if ours is None or without is None:

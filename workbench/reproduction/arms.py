@@ -27,6 +27,7 @@ DEFAULTS: Mapping[Kind, tuple[str, ...]] = {
     "adaptability": (*_STEERED, "random"),
     "ablation": ("none", "inferaligner", "own_srv", *RAISES_HARM, "random"),
     "cost": (*_STEERED, "self_reminder", "goal_priority", "in_context_defence"),
+    "mm": (*_STEERED, "own_srv", "random", "ungated", "self_reminder", "goal_priority"),
 }
 """What a kind runs where its file does not say, as far as its models allow. Guided decoding, which reads
 every candidate for every token, is to be asked for: it costs an order of magnitude."""

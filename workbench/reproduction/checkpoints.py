@@ -4,17 +4,17 @@ The trap: two models of seven billion parameters fill a machine. No more than a 
 at once, and each is let go before the next is read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PretrainedConfig
 
-from workbench.chat import tokenize
+from workbench.chat import TEMPLATES, Words, template_hash, tokenize, tokenizer_in
 from workbench.evaluation.defences import defences
 from workbench.loading import Model, load_model
+from workbench.loading.processor import load_words
 from workbench.loading.sources import Checkpoint
-from workbench.loading.tokenizer import load_tokenizer
 from workbench.loading.weights import brief
 from workbench.prompts import Prompt, PromptSet
 from workbench.published import wrap
@@ -68,38 +68,56 @@ def config_of(name: str) -> PretrainedConfig:
 
 
 class Room:
-    """How long a prompt may be: as every condition words it, every model needs room for it and for a reply."""
+    """How long a prompt may be: as every condition words it, every model needs room for it and for a reply.
 
-    def __init__(self, experiment: Experiment) -> None:
+    Prompts with pictures need it in those that answer; the aligned model reads words alone.
+    """
+
+    def __init__(self, experiment: Experiment, conditions: Collection[str]) -> None:
         self._reserve = experiment.max_new_tokens
-        wanted = experiment.conditions
         self._wordings = [
             lambda prompt: prompt,
             *(
                 rewrite
                 for words in {wording_of(experiment, target) for target in experiment.targets}
                 for name, rewrite in defences(words).items()
-                if wanted is None or name in wanted
+                if name in conditions
             ),
         ]
         names = {name for target in experiment.targets for name in models_of(experiment, target).values()}
-        self._readers: list[tuple[str, PreTrainedTokenizerBase, int]] = []
+        self._answering = {
+            name for target in experiment.targets for name in (target.model, *target.companions.values())
+        }
+        self._readers: list[tuple[str, Words, int]] = []
         for name in sorted(names):
-            tokenizer = load_tokenizer(name, template=experiment.template)
-            self._readers.append((name, tokenizer, int(config_of(name).max_position_embeddings)))
+            words = load_words(name, template=experiment.template)
+            self._readers.append((name, words, int(config_of(name).max_position_embeddings)))
+
+    def require_one_template(self, experiment: Experiment) -> None:
+        """Refuse a target and an aligned model that mark the last token differently: it is where vectors are read."""
+        marks = {name: template_hash(tokenizer_in(words)) for name, words, _ in self._readers}
+        for target in experiment.targets:
+            aligned = experiment.aligned_of(target)
+            if marks[target.model] != marks[aligned]:
+                raise ValueError(
+                    f"{target.name}: the chat templates of {target.model} and {aligned} differ, and vectors are read "
+                    f"at the end of one: template = ... in the file gives one to both, {', '.join(TEMPLATES)} or a "
+                    ".jinja file"
+                )
 
     def require(self, prompts: PromptSet) -> None:
-        """Refuse a prompt that some model has no room for."""
+        """Refuse a prompt that some model has no room for, and a picture that one which answers does not see."""
         worded = [wording(prompt) for wording in self._wordings for prompt in prompts]
-        for name, tokenizer, context in self._readers:
+        for name, words, context in self._readers:
+            asked = [prompt for prompt in worded if name in self._answering or not prompt.images]
             try:
-                tokenize(tokenizer, worded, context_length=context, reserve=self._reserve)
+                tokenize(words, asked, context_length=context, reserve=self._reserve)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
 
     def fitting(self, templates: PromptSet, around: PromptSet) -> tuple[PromptSet, int]:
         """The templates that every model has room for around each of these prompts; how many are left out."""
-        tokenizer = self._readers[0][1]
+        tokenizer = tokenizer_in(self._readers[0][1])
         longest = max(around, key=lambda prompt: len(tokenizer(prompt.text)["input_ids"]))
         kept = tuple(template for template in templates if self._holds(wrap([longest], [template])[0]))
         if not kept:
@@ -114,8 +132,8 @@ class Room:
     def _holds(self, prompt: Prompt) -> bool:
         worded = [wording(prompt) for wording in self._wordings]
         return all(
-            max(map(len, tokenize(tokenizer, worded))) + self._reserve <= context
-            for _, tokenizer, context in self._readers
+            max(map(len, tokenize(words, worded))) + self._reserve <= context
+            for _, words, context in self._readers
         )
 
 

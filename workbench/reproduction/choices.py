@@ -3,6 +3,8 @@
 The trap: what a paper leaves open is easily filled in silence. Here it is filled aloud.
 """
 
+from collections.abc import Iterator
+
 from workbench.evaluation.protocol import listed
 from workbench.records import Choice
 from workbench.reproduction.checkpoints import wording_of
@@ -42,6 +44,8 @@ def of_the_protocol(experiment: Experiment, material: Material) -> list[Choice]:
     ]
     if experiment.kind == "cost":  # which times, and chooses nothing
         return found
+    if experiment.kind == "mm":
+        found += list(_of_pictures(experiment, material))
     found.append(
         Choice(
             "the rule for settings",
@@ -97,6 +101,27 @@ def of_the_protocol(experiment: Experiment, material: Material) -> list[Choice]:
                    "the file", f"{SOURCE} tells 50, and not which", True)
         )  # fmt: skip
     return found
+
+
+def _of_pictures(experiment: Experiment, material: Material) -> Iterator[Choice]:
+    """What holds where questions come with pictures."""
+    yield Choice(
+        "what vectors, gates and strengths rest on", "prompts in words, without a picture", "declared",
+        f"{SOURCE} takes the vectors that steer from a model of text; what LLaVA's own gate was read from is not known "
+        "here",
+        True,
+    )  # fmt: skip
+    yield Choice(
+        "the questions with pictures", f"{material.test.name.removesuffix('.test')}, {len(material.test)}", "the file",
+        f"{SOURCE}: MM-Harmful Bench, all 100",
+    )  # fmt: skip
+    if experiment.timed is not None:
+        yield Choice(
+            "seconds per 1,000 tokens",
+            f"on {min(experiment.timed, len(material.test))} questions drawn by seed {experiment.seed}, "
+            f"{experiment.rounds} rounds after one that is not counted", "the file",
+            "conditions take turns; measured anew whenever the command runs, for no ledger keeps time", True,
+        )  # fmt: skip
 
 
 def of_a_target(experiment: Experiment, target: Target, made: Made) -> list[Choice]:

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeAlias, get_args
 from workbench.evaluation.conditions import TITLES, Who
 from workbench.evaluation.defences import WORDINGS
 from workbench.prompts import LABELS
-from workbench.reproduction.paper import PAPER, SECONDS_PER_1000
+from workbench.reproduction.paper import PAPER, PICTURED, SECONDS_PER_1000, PaperNumbers
 
-Kind: TypeAlias = Literal["table1", "scale", "adaptability", "ablation", "cost"]
+Kind: TypeAlias = Literal["table1", "scale", "adaptability", "ablation", "cost", "mm"]
 SSV_SUBTRACTED = "ssv_subtracted"
 """The condition that the ablation has beside those of the table."""
 COMPANIONS: tuple[str, ...] = get_args(Who)[1:]
@@ -42,8 +42,9 @@ class Target:
 class Prompts:
     """Which prompts: a set that ships (`pairs`), or two published ones with jailbreak templates.
 
-    `sample` and `search` are at most so many of each label, of what is asked in the end and of what settings are tried
-    on; without them it is all.
+    `bench` is a set of questions with pictures, which are then all of the test: a published one below `root`, or a file
+    of prompts. `sample` and `search` are at most so many of each label, of what is asked in the end and of what
+    settings are tried on; without them it is all.
     """
 
     pairs: str | None = None
@@ -51,6 +52,7 @@ class Prompts:
     harmless: str | None = None
     root: str | None = None
     hub: bool = False
+    bench: str | None = None
     n_train: int = 64
     folds: int = 8
     templates: str | None = None
@@ -62,7 +64,10 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A reproduction as its file says it, word for word in `text`; `judge_settings` is what a table [judge] adds."""
+    """A reproduction as its file says it, word for word in `text`; `judge_settings` is what a table [judge] adds.
+
+    `timed`: on how many test prompts a run with pictures times its conditions, as a run about cost does; none without.
+    """
 
     kind: Kind
     targets: tuple[Target, ...]
@@ -74,6 +79,7 @@ class Experiment:
     max_new_tokens: int = 256
     min_auroc: float = 0.95
     rounds: int = 5
+    timed: int | None = None
     seed: int = 0
     batch_size: int | None = None
     dtype: str = "float32"
@@ -188,15 +194,16 @@ _NAME = (_text, "a name in quotes")
 _SIZES = (_sizes, f"numbers by label, {{ harmful = 40 }}, of {', '.join(LABELS)}")
 _POSITIVE = (_at_least(1), "a whole number, 1 or more")
 _CONDITIONS = (*TITLES, SSV_SUBTRACTED)
-_PAPERS = (*PAPER, *SECONDS_PER_1000)
+_PAPERS = tuple(dict.fromkeys((*PAPER, *PICTURED, *SECONDS_PER_1000)))
 _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("model", "aligned", "utility", "pairs", "harmful", "harmless", "root"), _NAME),
-    **dict.fromkeys(("templates", "template"), _NAME),
+    **dict.fromkeys(("templates", "template", "bench"), _NAME),
     "device_map": (lambda value: value == "auto", '"auto", over all devices there are'),
     "judge": (_text, "a name in quotes, or a table [judge] with a name and its settings"),
     **dict.fromkeys(("sample", "search"), _SIZES),
     **dict.fromkeys(
-        ("n_train", "n_templates", "n_jailbroken", "max_new_tokens", "batch_size", "rounds"), _POSITIVE
+        ("n_train", "n_templates", "n_jailbroken", "max_new_tokens", "batch_size", "rounds", "timed"),
+        _POSITIVE,
     ),
     "folds": (_at_least(2), "a whole number, 2 or more"),
     "seed": (_whole, "a whole number"),
@@ -242,13 +249,15 @@ def _require_sense(path: Path, found: Experiment) -> None:
         raise ValueError(
             f"{path} does not say where {prompts.harmful} is: root = FOLDER in [prompts], or hub = true to fetch it"
         )
-    idle = [n for n in ("harmless", "root", "templates") if prompts.pairs and getattr(prompts, n) is not None]
+    _require_pictures(path, found)
+    unread = ("harmless", "templates") if prompts.bench else ("harmless", "root", "templates")
+    idle = [n for n in unread if prompts.pairs and getattr(prompts, n) is not None]
     if idle:
         raise ValueError(
             f"{path}: got {', '.join(idle)} beside pairs in [prompts], expected neither: what ships has all of it"
         )
     for target in found.targets:
-        papers = SECONDS_PER_1000 if found.kind == "cost" else PAPER
+        papers = _papers(found.kind)
         if target.paper is not None and target.paper not in papers:
             raise ValueError(
                 f"{path}: got paper = {target.paper!r} in [targets.{target.name}], expected one of "
@@ -260,3 +269,37 @@ def _require_sense(path: Path, found: Experiment) -> None:
             )
     if found.conditions is not None and "none" not in found.conditions:
         raise ValueError(f"{path}: got conditions without none, which all others are compared with: add it")
+
+
+def _papers(kind: Kind) -> Mapping[str, Mapping[str, float]] | Mapping[str, Mapping[str, PaperNumbers]]:
+    """The paper's numbers that may stand beside a kind's."""
+    if kind == "cost":
+        return SECONDS_PER_1000
+    return PICTURED if kind == "mm" else PAPER
+
+
+def _require_pictures(path: Path, found: Experiment) -> None:
+    """Refuse a run with pictures that does not say which, and pictures where none are asked about."""
+    prompts = found.prompts
+    if found.kind != "mm":
+        if idle := [
+            n for n, value in (("bench", prompts.bench), ("timed", found.timed)) if value is not None
+        ]:
+            raise ValueError(
+                f"{path}: got {', '.join(idle)} for {found.kind}, which asks about no pictures: workbench reproduce mm"
+            )
+        return
+    if prompts.bench is None:
+        raise ValueError(
+            f'{path} does not say bench in [prompts]: which questions with pictures are asked, "mm-harmfulbench" or a '
+            "file of prompts"
+        )
+    if prompts.templates is not None:
+        raise ValueError(
+            f"{path}: got templates in [prompts], expected none: the bench's questions are asked as they are"
+        )
+    if prompts.root is None and not Path(prompts.bench).is_file():
+        raise ValueError(
+            f"{path} does not say where {prompts.bench} is: root = FOLDER in [prompts], or bench = a file of prompts; "
+            f"workbench data show {prompts.bench} tells where it is published"
+        )

@@ -106,7 +106,7 @@ def cost_table(
             found.append(
                 {
                     "target": target, "condition": name, "title": titles[name], "metric": metric, "mean": median,
-                    "low": low, "high": high, "n": len(part), "clusters": len(part),
+                    "low": low, "high": high, "n": len(part), "clusters": len(part), "unscored": 0,
                     "method": "median over rounds, with quartiles",
                     "paper": number if metric == METRICS[0] else number / told.get("none", float("nan")),
                 }

@@ -1,6 +1,6 @@
 """The judge of a reproduction, by name, with what is known of how well it agrees with people.
 
-The trap: a table is as good as its judge. Whoever reads one is told which it was, and that the paper's was GPT-3.5.
+The trap: a table is as good as its judge. Whoever reads one is told which it was, and which the paper's was.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.judges.named import judge_by_name
 from workbench.judges.verdicts import Judge
-from workbench.reproduction.paper import JUDGE
+from workbench.reproduction.paper import JUDGE, JUDGE_OF_PICTURES
 from workbench.shipped import shipped_path
 
 
@@ -23,11 +23,15 @@ class Chosen:
     said: str
 
 
-def judge_named(name: str, settings: Mapping[str, Any]) -> Chosen:
-    """The judge of that name, with its settings, as `judges.named.judge_by_name` reads both."""
+def judge_named(name: str, settings: Mapping[str, Any], *, pictures: bool = False) -> Chosen:
+    """The judge of that name, with its settings, as `judges.named.judge_by_name` reads both.
+
+    With `pictures` it is told that it sees none of them.
+    """
     judge = judge_by_name(name, settings)
     told = {"small-world": _small_world, "phrases": _phrases}.get(name, _another)
-    return Chosen(judge, f"{told()}; the paper's judge was {JUDGE}")
+    theirs = f"{JUDGE_OF_PICTURES}; no judge here sees a picture" if pictures else JUDGE
+    return Chosen(judge, f"{told()}; the paper's judge was {theirs}")
 
 
 def _small_world() -> str:

@@ -7,6 +7,8 @@
     test            the other harmful (456 of AdvBench) and harmless ones     .test
                     10 templates x 50 of the test's harmful ones    (paper)
 
+    with a bench of pictures vectors and choices rest on the same, in words alone, and its questions are the test
+
 The trap: a template that a strength was chosen on is no test of it. Choices see other templates than the test, where
 there are others.
 """
@@ -56,9 +58,25 @@ def load_pairs(asked: Prompts, seed: int) -> ContrastSet:
     """The contrast set that a file names."""
     if asked.pairs is not None:
         return load_contrast(asked.pairs)
+    # Where they come from the hub, a root beside it is the bench's.
+    root = None if asked.hub and asked.bench else asked.root
     return load_contrast(
-        str(asked.harmful), asked.harmless, root=asked.root, hub=asked.hub, n_train=asked.n_train, seed=seed
+        str(asked.harmful), asked.harmless, root=root, hub=asked.hub, n_train=asked.n_train, seed=seed
     )
+
+
+def load_bench(asked: Prompts) -> PromptSet | None:
+    """The questions with pictures that a file names: a published set's, or a file's of prompts; None without."""
+    if asked.bench is None:
+        return None
+    path = Path(asked.bench)
+    found = load_prompts(path) if path.is_file() else load_published(asked.bench, root=asked.root)
+    if blind := [prompt.source for prompt in found if not prompt.images]:
+        raise ValueError(
+            f"got bench = {asked.bench!r} with {len(blind)} prompts that have no picture ({blind[0]} first), expected "
+            "one for each: workbench reproduce table1 asks in words"
+        )
+    return found
 
 
 def find_templates(asked: Prompts) -> PromptSet | None:
@@ -83,12 +101,18 @@ def deal_templates(found: PromptSet, n: int, *, seed: int, left_out: int = 0) ->
 
 
 def prepare(
-    asked: Prompts, pairs: ContrastSet, templates: Templates | None, task: Task | None, *, seed: int
+    asked: Prompts,
+    pairs: ContrastSet,
+    templates: Templates | None,
+    task: Task | None,
+    *,
+    seed: int,
+    bench: PromptSet | None = None,
 ) -> Material:
-    """The prompts of one target, from the sets that a file names."""
+    """The prompts of one target, from the sets that a file names; `bench` is the test in the place of theirs."""
     other = load_prompts(shipped_path("prompts", "small-world", "other-concept.jsonl"))
     folds: tuple[ContrastSet, ...] = ()
-    test = pairs.test
+    test = pairs.test if bench is None else bench
     if isinstance(pairs, PaperSplit):
         folds = _folds(pairs, asked.folds, templates, task, seed)
         if templates is not None:
@@ -105,7 +129,7 @@ def prepare(
     if asked.sample is not None:
         test = test.sample_each(asked.sample, seed=seed)
     if not test.name.endswith(".test"):
-        test = replace(test, name=f"{pairs.name}.test")
+        test = replace(test, name=f"{(bench or pairs).name}.test")
     search_on = held_out if asked.search is None else held_out.sample_each(asked.search, seed=seed)
     return Material(pairs, folds, held_out, search_on, test, other, templates)
 

@@ -1,11 +1,11 @@
 """The numbers of the paper that this room repeats (InferAligner, Wang et al., EMNLP 2024, arXiv 2401.11206).
 
-    attack success        k of 456 harmful requests, in percent
+    attack success        k of 456 harmful requests, in percent; of 100 questions with pictures for LLaVA-1.5
     jailbroken            k of 500, 10 templates x 50 requests
     accuracy              of the domain's own task
 
-The trap: GPT-3.5 judged there, on LLaMA2-7B and its kin. A number beside one of these is of other models, another judge
-and other prompts, unless all three are the same.
+The trap: GPT-3.5 judged there, on LLaMA2-7B and its kin, and GPT-4V where there were pictures. A number beside one of
+these is of other models, another judge and other prompts, unless all three are the same.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 SOURCE = "arXiv 2401.11206"
 JUDGE = "GPT-3.5"
+JUDGE_OF_PICTURES = "GPT-4V"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,18 @@ SECONDS_PER_1000 = {
 """Seconds per 1,000 generated tokens, which the paper tells of LLaVA-1.5."""
 
 
+PICTURED: Mapping[str, Mapping[str, PaperNumbers]] = {
+    name: {"none": PaperNumbers(before), "inferaligner": PaperNumbers(0.0)}
+    for name, before in (("llava-1.5-7b", 0.68), ("llava-1.5-13b", 0.42))
+}
+"""Attack success on MM-Harmful Bench, of 100."""
+
+
 def paper_number(model: str | None, condition: str, metric: str) -> float | None:
     """The paper's number for a condition of a model, None where it has none; its InferAligner stands beside both."""
     if model is None:
         return None
-    numbers = PAPER[model].get("inferaligner" if condition == "inferaligner_paper" else condition)
+    numbers = {**PAPER, **PICTURED}[model].get(
+        "inferaligner" if condition == "inferaligner_paper" else condition
+    )
     return None if numbers is None else numbers.of(metric)

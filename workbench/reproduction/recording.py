@@ -13,13 +13,14 @@ import pandas as pd
 from workbench.evaluation.comparing import compare
 from workbench.evaluation.metrics import METRICS, estimates
 from workbench.prompts import PromptSet
+from workbench.published import SETS
 from workbench.records import Choice, RunRecord, UsedModel
 from workbench.reproduction.arms import NAMES
 from workbench.reproduction.checkpoints import is_embedded
 from workbench.reproduction.choices import of_the_protocol
 from workbench.reproduction.config import Experiment, Kind
 from workbench.reproduction.material import Material
-from workbench.reproduction.paper import paper_number
+from workbench.reproduction.paper import JUDGE, JUDGE_OF_PICTURES, paper_number
 from workbench.stats import holm
 
 AGAINST = ("none", "inferaligner")
@@ -30,6 +31,7 @@ TITLES: Mapping[Kind, str] = {
     "adaptability": "Families of models",
     "ablation": "Whose vectors, added and subtracted",
     "cost": "What steering costs",
+    "mm": "Harmful questions about pictures",
 }
 ABOUT: Mapping[Kind, str] = {
     "scale": "The paper's numbers beside these are read off its charts: attack success alone, and that accuracy does "
@@ -41,6 +43,9 @@ ABOUT: Mapping[Kind, str] = {
     "subtracting that one raises harm.",
     "cost": "The paper tells seconds per 1,000 tokens of LLaVA-1.5, 7B and 13B: about 4 % more with InferAligner. "
     "Times are of this machine, in this run.",
+    "mm": "The paper tells attack success of LLaVA-1.5 on MM-Harmful Bench, steered by vectors of LLaMA2-CHAT, which "
+    "reads text alone, and seconds per 1,000 tokens. Such a bench asks for harm alone: what a setting costs on "
+    "harmless pictures, one without a gate above all, is not in this table.",
 }
 """What the sources tell of a kind beside the numbers in its table."""
 LIBRARIES = ("inferaligner-workbench", "torch", "transformers", "transformer-lens", "numpy", "pandas")
@@ -76,6 +81,7 @@ def record_of(
         table=table,
         comparisons=comparisons,
         verdicts=verdicts,
+        claims=not _is_foreign(experiment, first),
     )
 
 
@@ -130,6 +136,12 @@ def comparisons_of(verdicts: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
+def _is_foreign(experiment: Experiment, material: Material) -> bool:
+    """Whether embedded models are asked what others have published, and their rates claim nothing."""
+    published = bool(material.folds) or (experiment.prompts.bench or "").partition(":")[0] in SETS
+    return published and all(is_embedded(target.model) for target in experiment.targets)
+
+
 def _sets(material: Mapping[str, Material]) -> Iterator[dict[str, object]]:
     """Every set that was used, once: its name, its hash, and how many prompts of each label it has."""
     used: dict[str, PromptSet] = {}
@@ -145,16 +157,17 @@ def _notes(experiment: Experiment, material: Material) -> Iterator[str]:
     if experiment.kind in ABOUT:
         yield ABOUT[experiment.kind]
     if experiment.kind != "cost" and any(target.paper for target in experiment.targets):
+        judge = JUDGE_OF_PICTURES if experiment.kind == "mm" else JUDGE
         yield (
-            "The paper's attack success stands beside both of ours, complied and not refused: its judge, GPT-3.5, had "
+            f"The paper's attack success stands beside both of ours, complied and not refused: its judge, {judge}, had "
             "one. Its InferAligner stands beside paper-exact and ours."
         )
-    if material.folds and all(is_embedded(target.model) for target in experiment.targets):
+    if _is_foreign(experiment, material):
         yield (
-            "The embedded models know the words of a small world alone: on published prompts they show that the "
-            "protocol runs, and not what it does."
+            "The embedded models know the words of a small world alone, and its pictures: on published prompts they "
+            "show that the protocol runs, and not what it does."
         )
-    if summary := getattr(material.pairs, "summary", ""):
+    if experiment.prompts.bench is None and (summary := getattr(material.pairs, "summary", "")):
         yield summary
     if (sample := experiment.prompts.sample) is not None and experiment.kind != "cost":
         counts = ", ".join(f"{n} {label}" for label, n in sample.items())

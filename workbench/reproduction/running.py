@@ -25,7 +25,14 @@ from workbench.reproduction.choices import of_a_guide, of_a_target
 from workbench.reproduction.config import Experiment, Prompts, Target
 from workbench.reproduction.cost import choices_of, cost_table, measure_cost, unsearched_plans
 from workbench.reproduction.judging import Chosen, judge_named
-from workbench.reproduction.material import Material, deal_templates, find_templates, load_pairs, prepare
+from workbench.reproduction.material import (
+    Material,
+    deal_templates,
+    find_templates,
+    load_bench,
+    load_pairs,
+    prepare,
+)
 from workbench.reproduction.recording import comparisons_of, record_of, table_of
 from workbench.reproduction.usefulness import Task, task_named
 from workbench.sweep.answering import READING_BATCH, answer_arms
@@ -60,7 +67,7 @@ class _Found:
 
 def prepare_run(experiment: Experiment) -> Prepared:
     """Look at all that a file names, and load nothing: models, prompts, templates, tasks, the judge."""
-    judge = judge_named(experiment.judge, experiment.judge_settings)
+    judge = judge_named(experiment.judge, experiment.judge_settings, pictures=experiment.kind == "mm")
     tasks = {
         target.name: None if target.utility is None else task_named(target.utility, seed=experiment.seed)
         for target in experiment.targets
@@ -70,12 +77,16 @@ def prepare_run(experiment: Experiment) -> Prepared:
     require_runnable(experiment)
     require_searchable(experiment.prompts)
     seed, prompts = experiment.seed, experiment.prompts
-    pairs, templates, room = load_pairs(prompts, seed), find_templates(prompts), Room(experiment)
+    pairs, templates = load_pairs(prompts, seed), find_templates(prompts)
+    bench, room = load_bench(prompts), Room(experiment, wanted(experiment))
+    room.require_one_template(experiment)
     dealt = None
     if templates is not None:
         kept, left_out = room.fitting(templates, (pairs.train + pairs.test).labelled("harmful"))
         dealt = deal_templates(kept, prompts.n_templates, seed=seed, left_out=left_out)
-    material = {name: prepare(prompts, pairs, dealt, task, seed=seed) for name, task in tasks.items()}
+    material = {
+        name: prepare(prompts, pairs, dealt, task, seed=seed, bench=bench) for name, task in tasks.items()
+    }
     for each in material.values():
         room.require(each.everything)
     return Prepared(experiment, judge, tasks, material)
@@ -103,7 +114,8 @@ def reproduce(
         else:
             _run_target(run, target, Path(folder) / LEDGER, found, say, progress)
     verdicts = pd.concat(found.frames, ignore_index=True)
-    timed = bool(found.tables)
+    timed = experiment.kind == "cost"
+    tables = found.tables if timed else [table_of(verdicts, experiment), *found.tables]
     return record_of(
         experiment,
         run.material,
@@ -111,7 +123,7 @@ def reproduce(
         judge="nobody: a run about cost judges nothing" if timed else f"{experiment.judge}: {run.judge.said}",
         models=list(found.models.values()),
         choices=found.choices,
-        table=pd.concat(found.tables, ignore_index=True) if timed else table_of(verdicts, experiment),
+        table=pd.concat(tables, ignore_index=True),
         comparisons=pd.DataFrame() if timed else comparisons_of(verdicts),
         verdicts=verdicts,
     )
@@ -162,6 +174,9 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
         rows = conditions_of(experiment, target, made.ours, made.paper, made.evidence, guide)
         say(f"{target.name}: chosen. {_chosen(made)}")
         _ask(run, target, "target", model, rows, ledger, found, progress)
+        if experiment.timed is not None:
+            some = material.test.sample(min(experiment.timed, len(material.test)), seed=experiment.seed)
+            _time(experiment, target, model, some, rows, found, say)
         del model
     for who in dict.fromkeys(row.who for row in rows if row.who != "target"):
         with loaded(experiment, names[who]) as companion:
@@ -227,20 +242,34 @@ def _time_target(run: Prepared, target: Target, found: _Found, say: Say) -> None
                 )  # fmt: skip
             del aligned, held
         ours, paper = unsearched_plans(evidence, min_auroc=experiment.min_auroc)
-        rows = [
-            row
-            for row in conditions_of(experiment, target, ours, paper, evidence, guide)
-            if row.who == "target"
-        ]
-        say(f"{target.name}: {len(rows)} conditions take turns, {experiment.rounds} rounds and one before.")
-        timed, replies = measure_cost(
-            model, material.test, rows, rounds=experiment.rounds, max_new_tokens=experiment.max_new_tokens,
-            batch_size=batch,
-        )  # fmt: skip
+        rows = conditions_of(experiment, target, ours, paper, evidence, guide)
+        replies = _time(experiment, target, model, material.test, rows, found, say)
         del model
     found.choices.extend(choices_of(target.name, ours, experiment.rounds))
-    found.tables.append(cost_table(timed, target.name, NAMES, target.paper))
     found.frames.append(_recorded(replies, target, material.test))
+
+
+def _time(
+    experiment: Experiment,
+    target: Target,
+    model: Model,
+    prompts: PromptSet,
+    rows: Sequence[Condition],
+    found: _Found,
+    say: Say,
+) -> pd.DataFrame:
+    """The replies of the conditions that run on the target, whose seconds go into a table."""
+    own = [row for row in rows if row.who == "target"]
+    say(
+        f"{target.name}: {len(own)} conditions take turns on {len(prompts)} prompts, {experiment.rounds} rounds and "
+        "one before."
+    )
+    timed, replies = measure_cost(
+        model, prompts, own, rounds=experiment.rounds, max_new_tokens=experiment.max_new_tokens,
+        batch_size=experiment.batch_size or READING_BATCH,
+    )  # fmt: skip
+    found.tables.append(cost_table(timed, target.name, NAMES, target.paper))
+    return replies
 
 
 def _recorded(frame: pd.DataFrame, target: Target, test: PromptSet) -> pd.DataFrame:
@@ -248,6 +277,11 @@ def _recorded(frame: pd.DataFrame, target: Target, test: PromptSet) -> pd.DataFr
     frame = frame.rename(columns={"arm": "condition"})
     frame.insert(0, "target", target.name)
     frame.insert(list(frame.columns).index("source") + 1, "text", [test[i].text for i in frame["prompt"]])
+    if any(prompt.images for prompt in test):
+        # By name: the pictures themselves stay where they are.
+        frame["images"] = [
+            ", ".join(Path(image.source).name for image in test[i].images) for i in frame["prompt"]
+        ]
     return frame
 
 

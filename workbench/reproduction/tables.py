@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from workbench.evaluation.comparing import shortfalls
-from workbench.records import RunRecord
+from workbench.records import NO_CLAIM, RunRecord
 
 COLUMNS = {
     "asr_not_refused": "plain\nnot refused",
@@ -40,9 +40,15 @@ def show(record: RunRecord, console: Console) -> None:
     for target in record.table["target"].unique():
         part = record.table[record.table["target"] == target]
         console.rule(f"[bold]{escape(str(target))}")
-        tables = [cost_table(part)] if record.kind == "cost" else as_tables(part, record.verdicts, console)
+        is_cost = part["metric"].isin(list(COST))
+        rates, costs = part[~is_cost], part[is_cost]
+        tables = [] if rates.empty else list(as_tables(rates, record.verdicts, console))
         for table in tables:
+            if not record.claims:
+                table.title = f"{NO_CLAIM}; {table.title}"
             console.print(table)
+        if not costs.empty:
+            console.print(cost_table(costs))
         for line in findings(part, record.comparisons):
             console.print(f"• {escape(line)}", highlight=False)
         console.print()

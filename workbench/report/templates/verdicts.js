@@ -133,7 +133,8 @@
     const asked = el("div", "");
     asked.append(level("text", i) === null ? el("p", "absent", "The prompt was not kept.") : said("text", i));
     const source = level("source", i);
-    if (source) asked.append(el("span", "reason", source));
+    const images = level("images", i);
+    if (source || images) asked.append(el("span", "reason", [source, images && `with image ${images}`].filter(Boolean).join(" · ")));
     const compare = el("button", "", "All conditions");
     compare.type = "button";
     compare.setAttribute("aria-label", `All conditions of prompt ${data.prompt[i]}, ${level("target", i)}`);
