@@ -7,7 +7,6 @@ import io
 import math
 import re
 import shutil
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from workbench.reproduction.arms import DEFAULTS, NAMES
 from workbench.reproduction.examples import EXAMPLES
 from workbench.reproduction.paper import PICTURED, SECONDS_PER_1000, paper_number
 from workbench.reproduction.tables import show
-from workbench.shipped import shipped_path
 from workbench.sweep import choosing, executors
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -340,25 +338,11 @@ def test_a_bench_of_ones_own_may_have_harmless_questions(told, tmp_path, few, qu
 # As published ---------------------------------------------------------------------------------------
 
 
-def test_the_examples_comments_are_a_file_too(tmp_path) -> None:
-    commented = EXAMPLES["mm"].split("below the same folder:\n#\n")[1]
-    text = "\n".join(line.removeprefix("#").removeprefix(" ") for line in commented.splitlines())
-    tomllib.loads(text)
+def test_the_example_is_a_file_of_llava(tmp_path) -> None:
     path = tmp_path / "llava.toml"
-    path.write_text(text)
+    path.write_text(EXAMPLES["mm"])
     found = read_experiment(path, "mm")
     assert (found.template, found.targets[0].paper, found.prompts.n_train) == ("vicuna", "llava-1.5-7b", 64)
-
-
-@real
-@pytest.mark.skipif(
-    not shipped_path("organisms", "llava").is_dir(), reason="the model that sees does not ship yet"
-)
-def test_the_example_runs_once_the_bench_is_there(tmp_path) -> None:
-    path = tmp_path / "mm.toml"
-    path.write_text(EXAMPLES["mm"].replace('root   = "data"', f'root = "{REAL}"'))
-    run = prepare_run(read_experiment(path, "mm"))
-    assert len(run.material["llava"].test) == 100
 
 
 @real
