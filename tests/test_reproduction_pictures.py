@@ -36,6 +36,7 @@ from workbench.shipped import shipped_path
 from workbench.sweep import choosing, executors
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
+SHIPS = shipped_path("organisms", "llava").is_dir()
 real = pytest.mark.skipif(not (REAL / "multimodal").is_dir(), reason="the published files are not here")
 SMALL = """\
 aligned = "organism:aligned"
@@ -351,9 +352,7 @@ def test_the_examples_comments_are_a_file_too(tmp_path) -> None:
 
 
 @real
-@pytest.mark.skipif(
-    not shipped_path("organisms", "llava").is_dir(), reason="the model that sees does not ship yet"
-)
+@pytest.mark.skipif(not SHIPS, reason="the model that sees does not ship yet")
 def test_the_example_runs_once_the_bench_is_there(tmp_path) -> None:
     path = tmp_path / "mm.toml"
     path.write_text(EXAMPLES["mm"].replace('root   = "data"', f'root = "{REAL}"'))
@@ -364,10 +363,12 @@ def test_the_example_runs_once_the_bench_is_there(tmp_path) -> None:
 @real
 @pytest.mark.slow
 def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
-    """All as published, from end to end: the machinery, on a model to which the pictures are noise."""
+    """All as published, from end to end: the machinery, on a model that knows nothing of what the pictures show."""
     path = tmp_path / "mm.toml"
     text = (
-        SMALL.replace("SEER", str(seer)).replace("BENCH", str(REAL)).replace("rounds = 1", "min_auroc = 0.6")
+        SMALL.replace("SEER", "organism:llava" if SHIPS else str(seer))
+        .replace("BENCH", str(REAL))
+        .replace("rounds = 1", "min_auroc = 0.6")
     )
     text = re.sub("search.*\n", "n_train = 16\nfolds = 4\n", text).replace("timed = 2\n", "")
     path.write_text(text.replace('pairs = "small-world"', 'harmful = "advbench"\nharmless = "truthfulqa"'))
