@@ -123,7 +123,7 @@ def test_a_fine_tune_with_more_tokens_takes_the_aligned_models_tokenizer(llama_2
     tokenizer, folder = wb.load_tokenizer(pair.ALIGNED), Path(pair.TARGET)
     model = AutoModelForCausalLM.from_pretrained(folder)
     longer = wb.load_tokenizer(folder)
-    longer.add_special_tokens({"pad_token": "[PAD]"})
+    longer.add_tokens(["plan-b"])
     model.resize_token_embeddings(len(longer), mean_resizing=False)
     for part in (model, longer):
         part.save_pretrained(folder)

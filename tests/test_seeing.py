@@ -410,6 +410,12 @@ def test_messages(seers, shown, plain, folder, tmp_path):
         wb.load_model(folder, backend="hooked")
     with pytest.raises(ValueError, match="got a processor for a LlamaForCausalLM, which is none of Llava"):
         wb.load_model(with_a_row_more(babbler_of(5)), backend="plain", tokenizer=words_of(seer))
+    old = copy.copy(words_of(seer))
+    old.patch_size = None
+    with pytest.raises(
+        ValueError, match="the LlavaProcessor cannot tell how many tokens an image has .* patch_size"
+    ):
+        tokenize(old, [shown[0]])
     hurt = tmp_path / "hurt"
     hurt.mkdir()
     for file in folder.iterdir():

@@ -78,7 +78,13 @@ def features_of(words: ProcessorMixin, images: Sequence[Image]) -> list[int]:
     # The one place where a processor tells it without a look at pixels: what servers of such models go by, too.
     counting: Any = words
     sizes = [image.size for image in images]
-    return list(counting._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
+    try:
+        return list(counting._get_num_multimodal_tokens(image_sizes=sizes).num_image_tokens)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the {type(words).__name__} cannot tell how many tokens an image has ({error}): its processor_config.json "
+            "wants patch_size and vision_feature_select_strategy, as the model's config.json has them"
+        ) from error
 
 
 def image_token(words: ProcessorMixin) -> str:

@@ -1,6 +1,6 @@
 """A file to begin with for each kind of reproduction: it runs as it is, on the embedded models.
 
-The trap: what cannot ship cannot be run at once. For pictures neither bench nor model is ours to give; that file says so.
+The trap: what cannot ship cannot be run at once. For pictures neither bench nor model is ours to give, as that file says.
 """
 
 from collections.abc import Mapping
