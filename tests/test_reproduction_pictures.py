@@ -34,7 +34,6 @@ from workbench.reproduction.tables import show
 from workbench.sweep import choosing, executors
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
-SHIPS = shipped_path("organisms", "llava").is_dir()
 real = pytest.mark.skipif(not (REAL / "multimodal").is_dir(), reason="the published files are not here")
 SMALL = """\
 aligned = "organism:aligned"
@@ -352,9 +351,7 @@ def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
     """All as published, from end to end: the machinery, on a model that knows nothing of what the pictures show."""
     path = tmp_path / "mm.toml"
     text = (
-        SMALL.replace("SEER", "organism:llava" if SHIPS else str(seer))
-        .replace("BENCH", str(REAL))
-        .replace("rounds = 1", "min_auroc = 0.6")
+        SMALL.replace("SEER", str(seer)).replace("BENCH", str(REAL)).replace("rounds = 1", "min_auroc = 0.6")
     )
     text = re.sub("search.*\n", "n_train = 16\nfolds = 4\n", text).replace("timed = 2\n", "")
     path.write_text(text.replace('pairs = "small-world"', 'harmful = "advbench"\nharmless = "truthfulqa"'))

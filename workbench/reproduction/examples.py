@@ -1,6 +1,6 @@
 """A file to begin with for each kind of reproduction: it runs as it is, on the embedded models.
 
-The trap: what cannot ship cannot be run at once. For pictures neither bench nor model is ours to give, as that file says.
+The trap: what cannot ship cannot be run at once. Of pictures neither bench nor model is ours to give: the file says it.
 """
 
 from collections.abc import Mapping
