@@ -84,7 +84,7 @@ def show(outcome: Outcome, console: Console) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """A run takes minutes, a full one half an hour: whether its results can be kept is known before."""
+    """A run takes minutes, a full one an hour: whether its results can be kept is known before."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
