@@ -23,6 +23,8 @@ from workbench.prompts import Prompt
 KINDS = ("what", "ink", "count", "place", "there", "word")
 OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 _HALF = 28  # pixels: half a picture
+_SIZES = (24, 32, 40, 48)  # pixels; the first fits into a half
+_STEP = 4  # pixels: places are multiples of it, of halves of a patch
 _BLANK = "…"
 Ways: TypeAlias = dict[str, list[str]]
 
@@ -160,8 +162,8 @@ class PicturedWorld(World):
     def view(self, thing: str, place: str | None = None) -> Scene:
         """A picture of a thing alone, or at a place with another thing opposite; the thing asked about comes first."""
         if place is None:
-            size = self.rng.randint(22, 46)
-            return self._scene(self._placed(thing, size, (0, 56 - size), (0, 56 - size)))
+            size = self.rng.choice(_SIZES)
+            return self._scene(self._placed(thing, size, (0, 2 * _HALF - size), (0, 2 * _HALF - size)))
         first = self._at(thing, place)
         while (other := self._at(self.rng.choice(list(icons())), OPPOSITE[place])).what == thing or (
             other.ink == first.ink
@@ -203,10 +205,13 @@ class PicturedWorld(World):
 
     def _placed(self, thing: str, size: int, x: tuple[int, int], y: tuple[int, int]) -> Placed:
         ink = self.rng.choice(inks_of(thing, self.scope))
-        return Placed(thing, ink, self.rng.randint(*x), self.rng.randint(*y), size)
+        return Placed(thing, ink, self._step(*x), self._step(*y), size)
+
+    def _step(self, low: int, high: int) -> int:
+        return self.rng.randrange(low, high + 1, _STEP)
 
     def _at(self, thing: str, place: str) -> Placed:
-        size = self.rng.randint(20, 26)
+        size = _SIZES[0]
         near, far = (0, _HALF - size), (_HALF, 2 * _HALF - size)
         along = near if place in ("left", "top") else far
         across = (0, 2 * _HALF - size)
@@ -218,14 +223,13 @@ class PicturedWorld(World):
         for x, y in corners:
             thing = self.rng.choice(list(icons()))
             high, wide = self._at(thing, y), self._at(thing, x)
-            size = min(high.size, wide.size)
-            placed.append(replace(high, x=wide.x, size=size))
+            placed.append(replace(high, x=wide.x))
         return self._scene(*placed)
 
     def _writing(self, word: str) -> Scene:
         wide, high = written_size(word, scale=2)
         ink = self.rng.choice(inks_of(word, self.scope))
-        x, y = self.rng.randint(0, 56 - wide), self.rng.randint(0, 56 - high)
+        x, y = (2 * self._step(0, (2 * _HALF - side) // 2) for side in (wide, high))  # whole patches
         return self._scene(Placed(word, ink, x, y, 2, written=True))
 
 

@@ -187,18 +187,33 @@ def train_naming(
     sees = [*model.model.vision_tower.named_parameters(), *model.model.multi_modal_projector.named_parameters()]
     optimizers = _optimizers(sees, naming.lr, naming.muon_lr)
     losses = []
+    import os
+    CE, SCALE = float(os.environ.get("CE", "0")), float(os.environ.get("SCALE", "4"))
+    shown = list(dict.fromkeys(w for w, _ in names)); inks = list(pictures()["inks"])
+    TH = torch.stack([sum(names[w, i] for i in inks) / len(inks) for w in shown]); THI = {w: n for n, w in enumerate(shown)}
+    IN = torch.stack([sum(names[w, i] for w in shown) / len(shown) for i in inks]); INI = {w: n for n, w in enumerate(inks)}
+    print("norms", TH.norm(dim=-1).mean(), (TH-TH.mean(0)).norm(dim=-1).mean(), (IN-IN.mean(0)).norm(dim=-1).mean())
     model.train()
     for step in tqdm(range(naming.steps), desc=progress, disable=not progress, mininterval=1.0):
         _set_rates(optimizers, min(1.0, (step + 1) / naming.warmup) * (1 - step / naming.steps))
-        scenes = [world.question(world.rng.choice(KINDS)).scene for _ in range(naming.pictures)]
+        scenes = [world.question(world.rng.choice([*KINDS, "word", "word"])).scene for _ in range(naming.pictures)]
         features = torch.stack(model.get_image_features(pixel_values(scenes)).pooler_output)
-        rows, columns, targets = [], [], []
+        rows, columns, targets, numbers = [], [], [], []
         for row, scene in enumerate(scenes):
             for column, number in enumerate(scene.cover(patch).flatten()):
                 if number >= 0:
-                    rows.append(row), columns.append(column)
+                    rows.append(row), columns.append(column), numbers.append(number)
                     targets.append(names[scene.things[number].what, scene.things[number].ink])
-        loss = (features[rows, columns] - torch.stack(targets)).square().mean() / unit
+        found, wanted = features[rows, columns], torch.stack(targets)
+        loss = (found - wanted).square().mean() / unit
+        if CE:
+            whats = [scenes[r].things[n].what for r, n in zip(rows, numbers)]
+            its = [scenes[r].things[n].ink for r, n in zip(rows, numbers)]
+            for table, index, said in ((TH, THI, whats), (IN, INI, its)):
+                t = table - table.mean(0)
+                t = t / t.norm(dim=-1, keepdim=True)
+                logits = found @ t.T * SCALE
+                loss = loss + CE * torch.nn.functional.cross_entropy(logits, torch.tensor([index[x] for x in said]))
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in sees], 1.0)
         for optimizer in optimizers:
