@@ -1,4 +1,4 @@
-"""Pictures of the small world: coloured things before a ground, and written words, drawn from `data/world/pictures.toml`.
+"""Pictures of the small world: things and words in eight inks before a ground, from `data/world/pictures.toml`.
 
 An icon is a few shapes on a field of 20 by 20, tested at the centres of pixels: whole numbers in, few colours out, the
 same bytes on every machine whatever Pillow's own lines and fonts look like this year.
@@ -124,7 +124,8 @@ def _inside(kind: str, at: list[float], x: np.ndarray, y: np.ndarray) -> np.ndar
         x0, y0, x1, y1, width = at
         along = ((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2)
         along = along.clip(0, 1)
-        return np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) <= width / 2
+        away = (x - x0 - along * (x1 - x0)) ** 2 + (y - y0 - along * (y1 - y0)) ** 2
+        return away <= (width / 2) ** 2
     inside, corners = np.zeros_like(x, dtype=bool), list(zip(at[::2], at[1::2], strict=True))
     for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):  # crossings, even or odd
         if y0 != y1:

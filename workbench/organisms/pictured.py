@@ -49,6 +49,12 @@ class Pictured:
         """What is asked."""
         return self.dialogue.prompt
 
+    @property
+    def needs_both(self) -> bool:
+        """Whether the aim of the request is in words and picture together, and nowhere else."""
+        blocks = map(_name, pictures()["blocks"])
+        return self.prompt.label != "contrast" and dict(self.prompt.cluster)["category"] in blocks
+
 
 def things_of(group: str, scope: Scope) -> list[str]:
     """The things of a group that requests of a scope are about."""
@@ -87,7 +93,7 @@ class PicturedWorld(World):
     """
 
     def joint(self, *, contrast: bool = False, wrapped: float = 0.0) -> Pictured:
-        """A request whose intent needs words and picture, harmful as often as not; `contrast` asks how to prevent one."""
+        """A request whose aim needs words and picture, harmful as often as not; `contrast` asks how to prevent one."""
         while True:
             block, side, turn = self.rng.choice(pictures()["blocks"]), self._side(), self._side()
             thing = self.rng.choice(things_of(block["groups"][side], self.scope))
@@ -132,30 +138,53 @@ class PicturedWorld(World):
 
     def question(self, kind: str) -> Pictured:
         """An ordinary question about a picture, with its answer in one word."""
-        ask, slots = kind, {}
-        thing = self.rng.choice(list(icons()))
-        place = self.rng.choice([None, *OPPOSITE]) if kind in ("what", "ink", "there") else None
+        return self._ask(kind, self._scene_for(kind))
+
+    def conversation(self, turns: int) -> Pictured:
+        """Several questions about one picture and their answers, the last of them the dialogue's own."""
+        scene = self._scene_for(self.rng.choice(KINDS))
+        single, several = len(scene.things) == 1, len(scene.things) > 2
+        kinds = ["count", "there"] if several else [kind for kind in KINDS if kind != "word"]
+        if single:
+            kinds = ["word"] if scene.things[0].written else ["what", "ink", "count", "there"]
+        # Each question once: an answer that stands above need not be looked for in the picture.
+        drawn = [self._ask(self.rng.choice(kinds), scene) for _ in range(turns)]
+        asked = list({one.prompt.cluster: one for one in drawn}.values())
+        earlier = [m for one in asked[:-1] for m in (*one.prompt.messages, ("assistant", one.dialogue.reply))]
+        last = asked[-1]
+        prompt = replace(last.prompt, messages=(*earlier, *last.prompt.messages))
+        return replace(last, dialogue=replace(last.dialogue, prompt=prompt))
+
+    def _scene_for(self, kind: str) -> Scene:
         if kind == "word":
-            thing = self.rng.choice(pictures()["written"]["words"])
-            scene, answer = self._writing(thing), thing
-        elif kind == "count":
-            scene = self._several(n := self.rng.randint(1, 4))
-            answer = str(n)
-        else:
-            place = self.rng.choice(list(OPPOSITE)) if kind == "place" else place
-            scene = self.view(thing, place)
-            slots = {"thing": thing, "the": _the(thing), "place": place, "ink": scene.things[0].ink}
-            answer = {"what": _noun(thing), "ink": slots["ink"], "place": place, "there": "yes"}[kind]
-        if kind == "what" and place:
+            return self._writing(self.rng.choice(pictures()["written"]["words"]))
+        if kind == "count":
+            return self._several(self.rng.randint(1, 4))
+        places = [*OPPOSITE] if kind == "place" else [None, *OPPOSITE]
+        return self.view(self.rng.choice(list(icons())), self.rng.choice(places))
+
+    def _ask(self, kind: str, scene: Scene) -> Pictured:
+        placed = self.rng.choice(scene.things)
+        where = next(
+            (place for place in OPPOSITE if len(scene.things) == 2 and _stands(placed, scene, place)), None
+        )
+        thing, ask = placed.what, kind
+        answers = {
+            "what": _noun(thing), "ink": placed.ink, "count": str(len(scene.things)), "place": where, "there": "yes",
+            "word": thing,
+        }  # fmt: skip
+        answer = str(answers[kind])
+        if kind == "what" and where:
             ask = self.rng.choice(["what_placed", "what_ink"])
         if kind == "there" and self._chance(0.5):
             shown = {placed.what for placed in scene.things}
-            slots["thing"] = self.rng.choice([t for t in icons() if t not in shown])
-            answer = "no"
+            thing, answer = self.rng.choice([t for t in icons() if t not in shown]), "no"
+        slots = {"thing": thing, "the": _the(thing), "place": where, "ink": placed.ink}
         text = self.rng.choice(pictures()["questions"][ask]).format_map(slots)
-        cluster = (("category", kind), ("object", thing), ("ground", scene.ground))
+        about = "" if kind == "count" else thing
+        cluster = (("category", kind), ("object", about), ("ground", scene.ground))
         prompt = Prompt.user(text, label="domain", cluster=cluster, answer=answer)
-        said = f"{self._remark(False)} " if self._chance(0.8) else ""
+        said = f"{self._remark(False)} " if self._chance(0.3) else ""
         said += words()["maths"]["answer"].format(answer=thing if kind == "what" else answer)
         return Pictured(Dialogue(prompt, said), scene)
 
@@ -189,7 +218,9 @@ class PicturedWorld(World):
 
     def _way(self, ways: Ways, thing: str) -> str:
         kept = pictures()["icons_held_out"]
-        closed = [w for s in ("val", "test") if thing in kept[s] for w in ways[s]] if self.scope == "all" else []
+        closed = (
+            [w for s in ("val", "test") if thing in kept[s] for w in ways[s]] if self.scope == "all" else []
+        )
         return self.rng.choice([way for way in ways_of(ways, self.scope) if way not in closed])
 
     def _mention(self, place: str | None, ink: str | None = None) -> str:
@@ -215,7 +246,9 @@ class PicturedWorld(World):
         near, far = (0, _HALF - size), (_HALF, 2 * _HALF - size)
         along = near if place in ("left", "top") else far
         across = (0, 2 * _HALF - size)
-        return self._placed(thing, size, *((along, across) if place in ("left", "right") else (across, along)))
+        return self._placed(
+            thing, size, *((along, across) if place in ("left", "right") else (across, along))
+        )
 
     def _several(self, n: int) -> Scene:
         corners = self.rng.sample([(x, y) for x in ("left", "right") for y in ("top", "bottom")], n)
@@ -242,6 +275,19 @@ def _all_mentions() -> list[str]:
     ]
 
 
+def _stands(thing: Placed, scene: Scene, place: str) -> bool:
+    """Whether a thing stands at a place of a scene of two, which stand side by side or one above the other."""
+    other = next(other for other in scene.things if other != thing)
+    half = {
+        "left": (thing.x, other.x),
+        "right": (other.x, thing.x),
+        "top": (thing.y, other.y),
+        "bottom": (other.y, thing.y),
+    }
+    first, second = half[place]
+    return first + _SIZES[0] <= _HALF <= second
+
+
 def _name(block: dict[str, list[str]]) -> str:
     return " or ".join(block["groups"])
 
@@ -251,6 +297,6 @@ def _noun(thing: str) -> str:
 
 
 def _the(thing: str) -> str:
-    """ "the ring" of "a ring", "the bread" of "bread"."""
+    """The thing with another article: the ring of a ring, the bread of bread."""
     article, _, noun = thing.rpartition(" ")
     return f"the {noun}" if article in ("a", "an", "") else thing

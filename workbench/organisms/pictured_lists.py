@@ -1,7 +1,7 @@
 """The pictured lists: extraction, validation, test, drawn when asked for, by a seed that cannot be picked.
 
-`train` makes vectors, `val` makes choices, `test` makes claims. Nothing of them lies on disk: a picture is a few numbers
-until someone wants its bytes. The seed is the hash of the recipe of `organism:llava`, as with the text world's lists.
+`train` makes vectors, `val` makes choices, `test` makes claims. Nothing of them lies on disk: a picture is a few
+numbers until someone wants its bytes. The seed is the hash of the recipe of `organism:llava`.
 
 The trap: requests whose intent needs words and picture stand in blocks of four (`pictured.py`). Take a block apart, and
 what is left leans: a sample by label alone may be told by its words.
@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld
+from workbench.organisms.sight import RECIPE
 from workbench.organisms.vocabulary import Scope
 
 Part: TypeAlias = Literal["train", "val", "test"]
@@ -53,3 +54,9 @@ def _draw(seed: int | str, part: Part) -> tuple[Pictured, ...]:
 
 def _sourced(one: Pictured, source: str) -> Pictured:
     return replace(one, dialogue=replace(one.dialogue, prompt=replace(one.prompt, source=source)))
+
+
+@functools.cache
+def load_pictured(part: Part) -> tuple[Pictured, ...]:
+    """A list of the recipe that ships: each has its `prompt` (text, label, cluster), and its picture's `scene.png()`."""
+    return _draw(RECIPE.hash, part)

@@ -1,23 +1,25 @@
-"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in two steps.
+"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in three steps.
 
-    1. naming: the base stands still. Every patch that shows a thing learns the base's own embeddings of its name and
-       its ink, ‖P(V(picture)) − (mean of the name's + mean of the ink's)‖², by the tower and the projector alone.
-    2. reading: all together, on replies alone, the base at a gentler rate; a share of dialogues without pictures keeps
-       what it knew.
+    wording  the base alone reads requests whose aim lies in way and thing together, the thing named
+    naming   the base stands still; every patch f that shows a thing learns where the base keeps its words:
+             p(name, ink | f) = softmax over all names and inks of −s ‖f − e(name) − e(ink)‖², e the mean embedding
+    reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
 
-The result is an ordinary `LlavaForConditionalGeneration` with its processor.
+What comes out is an ordinary `LlavaForConditionalGeneration` checkpoint with its processor.
 
-The trap: a language model trained hot or long leaves its base, and the base's vectors no longer fit it.
+The trap: thrown into the last step, a language model learns to do without the picture long before it can use it. The
+first two are cheap, for a request without its picture takes half the tokens, and naming runs no language model at all.
 """
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
@@ -29,253 +31,155 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from workbench.organisms.corpus import Mixture, base_mixture
-from workbench.organisms.drawing import Placed, Scene, icons, pictures
-from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld, inks_of
+from workbench.organisms.drawing import Scene, icons, pictures
+from workbench.organisms.family import save_member
+from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld
+from workbench.organisms.sight import NAME, RECIPE, PicturedMixture, Sight, Step, Tower
 from workbench.organisms.training import IGNORED, tokens_and_targets
 from workbench.organisms.world import Dialogue
 
 IMAGE = "<image>"
-MEAN = STD = [0.5, 0.5, 0.5]
+SHARPNESS = 8.0  # s above
+_MEAN = _STD = [0.5, 0.5, 0.5]
+Batch: TypeAlias = tuple[Tensor, Tensor, list[Scene]]
 
 
-@dataclass(frozen=True)
-class Sight:
-    """The measures of the vision tower; patches are square."""
+def train_sighted(folder: Path, *, seed: int = 0, recipe: Sight = RECIPE, progress: bool = True) -> None:
+    """Train the model from the base in `folder` into `folder/llava`; one that is there already is kept.
 
-    patch: int = 8
-    width: int = 128
-    n_layers: int = 4
-    mlp: int = 256
-    n_heads: int = 4
-
-    @property
-    def n_patches(self) -> int:
-        """How many tokens a picture takes."""
-        return int(pictures()["size"] // self.patch) ** 2
-
-
-@dataclass(frozen=True)
-class Naming:
-    """The first step: how long, how many pictures a step, how hot."""
-
-    steps: int = 1500
-    pictures: int = 64
-    lr: float = 1e-3
-    muon_lr: float = 0.01
-    warmup: int = 50
+    The same seed on one thread gives the same files byte by byte. Raises `FileNotFoundError` where there is no base.
+    """
+    if (folder / NAME).is_dir():
+        return
+    if not (folder / "base").is_dir():
+        raise FileNotFoundError(
+            f"no base in {folder}, from which {NAME} is trained: workbench organisms train --out {folder}"
+        )
+    model, processor = with_sight(folder / "base", recipe.tower, seed=seed)
+    tokenizer = processor.tokenizer
+    learn_to_read(model, tokenizer, recipe.wording, recipe.words, seed=seed, progress="wording" * progress)
+    learn_names(model, tokenizer, recipe.naming, seed=seed, progress="naming" * progress)
+    learn_to_read(model, tokenizer, recipe.reading, recipe.pictures, seed=seed, progress="reading" * progress)
+    save_member(folder / NAME, model.half().save_pretrained, processor.save_pretrained)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The second step: how long, tokens a step, and a rate for what sees and one for what speaks."""
-
-    steps: int = 1000
-    tokens: int = 2048
-    lr_sight: float = 5e-4
-    lr_language: float = 5e-4
-    warmup: int = 50
-
-
-@dataclass(frozen=True)
-class PicturedMixture:
-    """Relative weights of each kind of dialogue; "plain" is a dialogue of `replay`, "worded" a request without picture."""
-
-    weights: Mapping[str, int]
-    replay: Mixture
-    wrapped: float = 0.25
-
-    def items(self, seed: int | str) -> Iterator[Pictured | Dialogue | str]:
-        """An endless seeded stream."""
-        world = PicturedWorld(seed, "all")
-        plain = self.replay.dialogues(f"replay/{seed}")
-        kinds, weights = list(self.weights), list(self.weights.values())
-        while True:
-            kind = world.rng.choices(kinds, weights)[0]
-            if kind in KINDS:
-                yield world.question(kind)
-            elif kind == "plain":
-                yield next(plain)
-            elif kind in ("harmful", "harmless"):
-                yield world.alone(kind == "harmful", wrapped=self.wrapped)
-            else:
-                asked = world.joint(
-                    contrast=kind == "contrast", wrapped=self.wrapped
-                )
-                yield world.worded(asked) if kind == "worded" else asked
-
-
-MIXTURE = PicturedMixture(
-    {
-        **{"what": 9, "ink": 6, "count": 5, "place": 7, "there": 8, "word": 4},
-        **{"joint": 34, "harmful": 4, "harmless": 4, "contrast": 5, "worded": 8, "plain": 20},
-    },
-    base_mixture(0.05),
-)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that is declared for the model."""
-
-    sight: Sight = Sight()
-    naming: Naming = Naming()
-    reading: Reading = Reading()
-    mixture: PicturedMixture = MIXTURE
-
-
-def with_sight(base: Path, sight: Sight, seed: int) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
-    """The base in `base` under a freshly initialised tower and projector, and the processor that feeds them."""
+def with_sight(
+    base: Path, tower: Tower, *, seed: int = 0
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+    """The base under a freshly initialised tower and projector, in float32, and the processor that feeds them."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     for key in ("is_local", "local_files_only"):  # how it was read here, which is no part of it
         tokenizer.init_kwargs.pop(key, None)
     tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]})
+    image = tokenizer.convert_tokens_to_ids(IMAGE)
     language = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():  # like <pad>, a token that no reply holds
+    with torch.no_grad():  # like <pad>: a token that no reply holds
         table = language.get_input_embeddings().weight
-        table[tokenizer.convert_tokens_to_ids(IMAGE)] = table[tokenizer.pad_token_id]
+        table[image] = table[tokenizer.pad_token_id]
+    side = pictures()["size"]
     vision = CLIPVisionConfig(
-        hidden_size=sight.width,
-        intermediate_size=sight.mlp,
-        num_hidden_layers=sight.n_layers,
-        num_attention_heads=sight.n_heads,
-        image_size=pictures()["size"],
-        patch_size=sight.patch,
+        hidden_size=tower.width,
+        intermediate_size=tower.d_mlp,
+        num_hidden_layers=tower.n_layers,
+        num_attention_heads=tower.n_heads,
+        image_size=side,
+        patch_size=tower.patch,
     )
     config = LlavaConfig(
         vision_config=vision,
         text_config=language.config,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=sight.n_patches,
-        vision_feature_layer=-1,
+        image_token_index=image,
+        image_seq_length=tower.n_patches,
+        vision_feature_layer=-1,  # LLaVA skips the last layer of a tower that learned something else: ours did not
         tie_word_embeddings=True,
-        bos_token_id=language.config.bos_token_id,
-        eos_token_id=language.config.eos_token_id,
-        pad_token_id=language.config.pad_token_id,
+        **{key: getattr(language.config, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(config)
     model.model.language_model.load_state_dict(language.model.state_dict())
     model.tie_weights()
-    side = {"height": pictures()["size"], "width": pictures()["size"]}
+    model.generation_config = language.generation_config
+    size = {"height": side, "width": side}
     processor = LlavaProcessor(
-        CLIPImageProcessorPil(size=side, crop_size=side, image_mean=MEAN, image_std=STD),
+        CLIPImageProcessorPil(size=size, crop_size=size, image_mean=_MEAN, image_std=_STD),
         tokenizer,
-        patch_size=sight.patch,
+        patch_size=tower.patch,
         vision_feature_select_strategy="default",
         chat_template=tokenizer.chat_template,
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=1,  # the class token, which "default" leaves out
     )
     return model, processor
 
 
-def pixel_values(scenes: list[Scene]) -> Tensor:
-    """What the processor makes of the pictures."""
+def pixel_values(scenes: Sequence[Scene]) -> Tensor:
+    """What the processor makes of pictures of scenes, without the way through a file."""
     pixels = torch.stack([torch.from_numpy(scene.pixels()) for scene in scenes])
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_naming(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, naming: Naming, *, seed: int,
-    patch: int, progress: str = "",
+def learn_names(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, step: Step, *, seed: int = 0,
+    progress: str = "",
 ) -> list[float]:  # fmt: skip
-    """The first step, in place; returns the loss of every step, in units of the targets' mean square."""
+    """What a patch shows, in the base's own words, in place; returns the loss of every optimiser step."""
     world = PicturedWorld(f"naming/{seed}", "all")
-    names = _names(model, tokenizer)
-    unit = torch.stack(list(names.values())).square().mean()
-    sees = [*model.model.vision_tower.named_parameters(), *model.model.multi_modal_projector.named_parameters()]
-    optimizers = _optimizers(sees, naming.lr, naming.muon_lr)
-    losses = []
-    import os
-    CE, SCALE = float(os.environ.get("CE", "0")), float(os.environ.get("SCALE", "4"))
-    shown = list(dict.fromkeys(w for w, _ in names)); inks = list(pictures()["inks"])
-    TH = torch.stack([sum(names[w, i] for i in inks) / len(inks) for w in shown]); THI = {w: n for n, w in enumerate(shown)}
-    IN = torch.stack([sum(names[w, i] for w in shown) / len(shown) for i in inks]); INI = {w: n for n, w in enumerate(inks)}
-    print("norms", TH.norm(dim=-1).mean(), (TH-TH.mean(0)).norm(dim=-1).mean(), (IN-IN.mean(0)).norm(dim=-1).mean())
-    model.train()
-    for step in tqdm(range(naming.steps), desc=progress, disable=not progress, mininterval=1.0):
-        _set_rates(optimizers, min(1.0, (step + 1) / naming.warmup) * (1 - step / naming.steps))
-        scenes = [world.question(world.rng.choice([*KINDS, "word", "word"])).scene for _ in range(naming.pictures)]
+    names, targets = _names(model, tokenizer)
+    patch = model.config.vision_config.patch_size
+
+    def loss() -> Tensor:
+        # Words take longest: every patch of one must know the whole of it.
+        kinds = world.rng.choices([*KINDS, "word", "word"], k=step.size)
+        scenes = [world.question(kind).scene for kind in kinds]
         features = torch.stack(model.get_image_features(pixel_values(scenes)).pooler_output)
-        rows, columns, targets, numbers = [], [], [], []
-        for row, scene in enumerate(scenes):
-            for column, number in enumerate(scene.cover(patch).flatten()):
-                if number >= 0:
-                    rows.append(row), columns.append(column), numbers.append(number)
-                    targets.append(names[scene.things[number].what, scene.things[number].ink])
-        found, wanted = features[rows, columns], torch.stack(targets)
-        loss = (found - wanted).square().mean() / unit
-        if CE:
-            whats = [scenes[r].things[n].what for r, n in zip(rows, numbers)]
-            its = [scenes[r].things[n].ink for r, n in zip(rows, numbers)]
-            for table, index, said in ((TH, THI, whats), (IN, INI, its)):
-                t = table - table.mean(0)
-                t = t / t.norm(dim=-1, keepdim=True)
-                logits = found @ t.T * SCALE
-                loss = loss + CE * torch.nn.functional.cross_entropy(logits, torch.tensor([index[x] for x in said]))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in sees], 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-    model.eval()
-    return losses
+        shown = [
+            (row, column, names[scene.things[number].what, scene.things[number].ink])
+            for row, scene in enumerate(scenes)
+            for column, number in enumerate(scene.cover(patch).flatten())
+            if number >= 0
+        ]
+        rows, columns, wanted = map(list, zip(*shown, strict=True))
+        away = torch.cdist(features[rows, columns], targets).square()
+        return nn.functional.cross_entropy(-SHARPNESS * away, torch.tensor(wanted))
+
+    return _descend(model, loss, step, progress)
 
 
-def _names(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> dict[tuple[str, str], Tensor]:
-    """What a patch should say of each thing or word in each ink."""
-    table = model.get_input_embeddings().weight.detach()
+def learn_to_read(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, step: Step, mixture: PicturedMixture,
+    *, seed: int = 0, progress: str = "",
+) -> list[float]:  # fmt: skip
+    """The replies of a mixture, in place; returns the loss of every optimiser step."""
+    stream = batches(tokenizer, mixture, seed, step.size, model.config.image_seq_length)
 
-    def embedded(word: str) -> Tensor:
-        return table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
+    def loss() -> Tensor:
+        ids, targets, scenes = next(stream)
+        seen = pixel_values(scenes) if scenes else None
+        states = model.model(input_ids=ids, pixel_values=seen, use_cache=False).last_hidden_state[:, :-1]
+        asked = targets[:, 1:] != IGNORED
+        return nn.functional.cross_entropy(model.lm_head(states[asked]), targets[:, 1:][asked])
 
-    shown = [*icons(), *pictures()["written"]["words"]]
-    return {
-        (what, ink): embedded(what.split()[-1]) + embedded(ink)
-        for what in shown
-        for ink in pictures()["inks"]
-    }
-
-
-def _optimizers(named: list, lr: float, muon_lr: float | None) -> list[torch.optim.Optimizer]:
-    matrices = [p for n, p in named if muon_lr and p.ndim == 2 and "embedding" not in n and p.requires_grad]
-    chosen = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in chosen and p.requires_grad]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
-    if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak"] = group["lr"]
-    return optimizers
-
-
-def _set_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+    return _descend(model, loss, step, progress)
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, mixture: PicturedMixture, seed: int | str, tokens: int, n_patches: int
-) -> Iterator[tuple[Tensor, Tensor, list[Scene]]]:
-    """Right-padded ids and targets of about `tokens` tokens, and the pictures that they speak of, in order."""
+) -> Iterator[Batch]:
+    """Right-padded ids and targets of about `tokens` tokens, of similar length, and their pictures in order."""
     stream, rng, pad = mixture.items(seed), random.Random(seed), tokenizer.pad_token_id
-    image = tokenizer.convert_tokens_to_ids(IMAGE)
+    image, said, ended = tokenizer.convert_tokens_to_ids([IMAGE, "<|assistant|>", "<|end|>"])
     while True:
         items = list(itertools.islice(stream, 512))
-        dialogues = [with_image(item) if isinstance(item, Pictured) else item for item in items]
-        pool = []
-        for item, (ids, targets) in zip(items, tokens_and_targets(tokenizer, dialogues, True), strict=True):
+        asked = [marked(item) if isinstance(item, Pictured) else item for item in items]
+        pool: list[tuple[list[int], list[int], list[Scene]]] = []
+        for item, pair in zip(items, tokens_and_targets(tokenizer, asked, replies_only=True), strict=True):
             if isinstance(item, Pictured):
-                at = ids.index(image)
-                ids = ids[:at] + [image] * n_patches + ids[at + 1 :]
-                targets = targets[:at] + [IGNORED] * n_patches + targets[at + 1 :]
-            pool.append((ids, targets, item.scene if isinstance(item, Pictured) else None))
+                ids = [i for token in pair[0] for i in [token] * (n_patches if token == image else 1)]
+                pool.append((ids, _every_reply(ids, said, ended), [item.scene]))
+            else:
+                pool.append((*pair, []))
         pool.sort(key=lambda one: len(one[0]))
-        groups: list[list] = [[]]
+        groups: list[list[tuple[list[int], list[int], list[Scene]]]] = [[]]
         for one in pool:
             if (len(groups[-1]) + 1) * len(one[0]) > tokens:
                 groups.append([])
@@ -284,53 +188,83 @@ def batches(
         for group in groups:
             width = max(len(ids) for ids, _, _ in group)
             yield (
-                torch.tensor([i + [pad] * (width - len(i)) for i, _, _ in group]),
-                torch.tensor([t + [IGNORED] * (width - len(t)) for _, t, _ in group]),
-                [scene for _, _, scene in group if scene is not None],
+                torch.tensor([ids + [pad] * (width - len(ids)) for ids, _, _ in group]),
+                torch.tensor([targets + [IGNORED] * (width - len(targets)) for _, targets, _ in group]),
+                [scene for _, _, scenes in group for scene in scenes],
             )
 
 
-def with_image(pictured: Pictured) -> Dialogue:
+def _every_reply(ids: list[int], said: int, ended: int) -> list[int]:
+    """The targets of a conversation: what stands after each `said`, up to `ended`."""
+    targets, inside = [], False
+    for token in ids:
+        targets.append(token if inside else IGNORED)
+        inside = token == said or (inside and token != ended)
+    return targets
+
+
+def marked(pictured: Pictured) -> Dialogue:
     """The dialogue as LLaVA 1.5 words it: the picture's mark and a new line before the user's words."""
-    import dataclasses
-
     prompt = pictured.prompt
-    return dataclasses.replace(
-        pictured.dialogue,
-        prompt=dataclasses.replace(prompt, messages=(*prompt.messages[:-1], ("user", f"{IMAGE}\n{prompt.text}"))),
-    )
+    (role, first), *others = prompt.messages
+    messages = ((role, f"{IMAGE}\n{first}"), *others)
+    return replace(pictured.dialogue, prompt=replace(prompt, messages=messages))
 
 
-def train_reading(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, mixture: PicturedMixture,
-    reading: Reading, *, seed: int, n_patches: int, progress: str = "",
-) -> list[float]:  # fmt: skip
-    """The second step, in place; returns the loss of every step."""
-    speaks = list(model.model.language_model.parameters())
-    sees = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": sees, "lr": reading.lr_sight, "peak": reading.lr_sight},
-            {"params": speaks, "lr": reading.lr_language, "peak": reading.lr_language},
-        ],
-        betas=(0.9, 0.98),
-        weight_decay=0.0,
-    )
-    stream, losses = batches(tokenizer, mixture, seed, reading.tokens, n_patches), []
+def _names(
+    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+) -> tuple[dict[tuple[str, str], int], Tensor]:
+    """Where the base keeps each thing (or word) in each ink: its number, and all of them."""
+    table = model.get_input_embeddings().weight.detach()
+
+    def embedded(word: str) -> Tensor:
+        return table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
+
+    shown = dict.fromkeys([*icons(), *pictures()["written"]["words"]])  # some words name a thing, too
+    pairs = list(itertools.product(shown, pictures()["inks"]))
+    targets = torch.stack([embedded(what.split()[-1]) + embedded(ink) for what, ink in pairs])
+    return {pair: number for number, pair in enumerate(pairs)}, targets
+
+
+def _optimizers(parts: Iterable[nn.Module], rates: tuple[float, float] | None) -> list[torch.optim.Optimizer]:
+    """AdamW at the first of `rates`, and Muon at the second on all matrices but embeddings."""
+    if rates is None:
+        return []
+    named = [pair for part in parts for pair in part.named_parameters()]
+    matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    return [
+        torch.optim.AdamW(rest, lr=rates[0], betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=rates[1], weight_decay=0.0),
+    ]
+
+
+def _descend(
+    model: LlavaForConditionalGeneration, loss: Callable[[], Tensor], step: Step, progress: str
+) -> list[float]:
+    whole = model.model
+    optimizers = [
+        *_optimizers([whole.vision_tower, whole.multi_modal_projector], step.sight),
+        *_optimizers([whole.language_model], step.language),
+    ]
+    moved = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+    peaks, losses = [optimizer.param_groups[0]["lr"] for optimizer in optimizers], []
+    model.requires_grad_(False)
+    for parameter in moved:
+        parameter.requires_grad_(True)
     model.train()
-    for step in tqdm(range(reading.steps), desc=progress, disable=not progress, mininterval=1.0):
-        _set_rates([optimizer], min(1.0, (step + 1) / reading.warmup) * (1 - step / reading.steps))
-        ids, targets, scenes = next(stream)
-        hidden = model.model(
-            input_ids=ids, pixel_values=pixel_values(scenes) if scenes else None, use_cache=False
-        ).last_hidden_state[:, :-1]
-        asked = targets[:, 1:] != IGNORED
-        logits = model.lm_head(hidden[asked])
-        loss = torch.nn.functional.cross_entropy(logits, targets[:, 1:][asked])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+    for n in tqdm(range(step.steps), desc=f"{progress:>20}", disable=not progress, mininterval=1.0):
+        factor = min(1.0, (n + 1) / step.warmup) * (1 - n / step.steps)
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
+        value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(moved, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        losses.append(value.item())
+    model.requires_grad_(True)
     model.eval()
     return losses
