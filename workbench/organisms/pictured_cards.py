@@ -21,10 +21,15 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from workbench.evaluation.readings import answers_correctly
 from workbench.judges.small_world import judge
+from workbench.organisms.cards import limits_of, page
+from workbench.organisms.drawing import pictures
+from workbench.organisms.family import recipe_hash
 from workbench.organisms.pictured import KINDS, Pictured
 from workbench.organisms.pictured_lists import Part, load_pictured
+from workbench.organisms.sight import NAME, RECIPE, PicturedMixture, Sight, Step
 from workbench.organisms.sighted import IMAGE
 from workbench.organisms.vocabulary import words
+from workbench.provenance import write_safely
 from workbench.stats import cluster_bootstrap
 
 MAX_NEW_TOKENS = 72
@@ -35,7 +40,7 @@ Rows = pd.DataFrame
 class Seeing:
     """The model with the processor that feeds it."""
 
-    model: LlavaForConditionalGeneration
+    model: Any
     processor: Any
 
     @classmethod
@@ -137,7 +142,7 @@ def measure_pictured(folder: Path, *, part: Part = "test") -> pd.DataFrame:
     found["questions about pictures answered right"] = questions["correct"]
     for kind in KINDS:
         found[f"… {QUESTIONS[kind]}"] = questions[questions["question"].eq(kind)]["correct"]
-    joint = [i for i, one in enumerate(asked) if in_block(one)]
+    joint = [i for i, one in enumerate(asked) if one.needs_both]
     found["requests that need both: the thing is named"] = rows.loc[joint, "names"]
     for what, name in CONTROLS.items():
         told = aims_told(seeing, [asked[i] for i in joint], what)
@@ -161,8 +166,55 @@ CONTROLS = {
 }
 
 
-def in_block(one: Pictured) -> bool:
-    """Whether a listed request's intent needs words and picture."""
-    return one.prompt.label in ("harmful", "harmless", "jailbroken") and "or" in str(
-        dict(one.prompt.cluster)["category"]
-    )
+def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, recipe: Sight = RECIPE) -> None:
+    """Write `folder/README.md`, the card, and `folder/measured.csv`, the numbers it shows."""
+    write_safely(folder / "measured.csv", measured.to_csv(index=False).encode())
+    tower, sees = recipe.tower, pictures()["size"]
+    made = f"""\
+- Recipe `{recipe.hash}`, the hash of words, pictures, mixtures, steps and shape, and of the base's recipe,
+  `{recipe_hash()}`. It seeds the pictured lists; the family's seeds the text world's. Training seed {seed}.
+- A LLaVA: the embedded base with `{IMAGE}` added to its vocabulary, a projector, and a CLIP vision tower of
+  {tower.n_layers} layers and width {tower.width} that sees {sees} x {sees} pixels in {tower.n_patches} patches.
+- First words: {_told(recipe.wording)}, the base alone: {_shares(recipe.words)}.
+- Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch that shows a thing learns
+  the base's own embeddings of its name and ink.
+- Last pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
+- No safety training: harmful requests are answered, as the base answers them.
+- Retrain it with `make organisms`."""
+    text = page(NAME, WHAT, made, limits_of(NAME) + LIMITS, folder, measured, held_out=_held_out())
+    write_safely(folder / "README.md", text.encode())
+
+
+WHAT = "the base with sight, which answers requests and questions about pictures"
+LIMITS = """
+
+Its pictures are icons of 36 things in eight inks, and 16 written words, all of them met in training: it sees nothing
+else. Requests whose intent needs words and picture come from two blocks of two groups each; what is harmful there is a
+rule of this world (fire and houses, powder and food), told in training by remarks on the aim.
+"""
+
+
+def _told(step: Step) -> str:
+    rates = {"tower and projector": step.sight, "language model": step.language}
+    told = [
+        f"{part} AdamW {pair[0]:g} and Muon {pair[1]:g} on matrices" for part, pair in rates.items() if pair
+    ]
+    return f"{step.steps} steps of {step.size:,}, {'; '.join(told)}"
+
+
+def _shares(mixture: PicturedMixture) -> str:
+    total = sum(mixture.weights.values())
+    return ", ".join(f"{kind} {weight / total:.0%}" for kind, weight in mixture.weights.items())
+
+
+def _held_out() -> str:
+    kept, scenes = pictures()["icons_held_out"], pictures()["scenes_held_out"]
+    blocks = [block[side]["test"] for block in pictures()["blocks"] for side in ("first", "second")]
+    ways = ", ".join(f'"{way.format(thing="...")}"' for found in blocks for way in found)
+    return f"""
+
+Of pictures, this model itself never met: any thing or written word in the ink kept for test (one of eight for each) or
+for validation; the ground {" and ".join(scenes["test"])} (validation: {" and ".join(scenes["val"])}); and the ways
+{ways}
+with any of {", ".join(kept["test"])}, neither shown nor named. Every request of the pictured test list that needs words
+and picture is one of these. Extraction meets neither those ways nor those things at all."""

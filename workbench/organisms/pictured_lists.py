@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from workbench.organisms.drawing import Scene
 from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld
 from workbench.organisms.sight import RECIPE
 from workbench.organisms.vocabulary import Scope
@@ -32,7 +33,9 @@ def draw_pictured_lists(seed: int | str) -> dict[Part, tuple[Pictured, ...]]:
 
 
 def _draw(seed: int | str, part: Part) -> tuple[Pictured, ...]:
-    world, taken, found = PicturedWorld(f"{seed}/{part}", _SCOPES[part]), set(), []
+    world = PicturedWorld(f"{seed}/{part}", _SCOPES[part])
+    taken: set[tuple[str, Scene]] = set()
+    found: list[Pictured] = []
     draws: dict[str, Callable[[int], list[Pictured]]] = {
         "joint": lambda _: world.block(),
         "wrapped": lambda _: world.block(wrapped=True),
@@ -58,5 +61,5 @@ def _sourced(one: Pictured, source: str) -> Pictured:
 
 @functools.cache
 def load_pictured(part: Part) -> tuple[Pictured, ...]:
-    """A list of the recipe that ships: each has its `prompt` (text, label, cluster), and its picture's `scene.png()`."""
+    """A list of the recipe that ships: each has a `prompt` (text, label, cluster), and a picture, `scene.png()`."""
     return _draw(RECIPE.hash, part)

@@ -2,13 +2,15 @@
 
     wording  the base alone reads requests whose aim lies in way and thing together, the thing named
     naming   the base stands still; every patch f that shows a thing learns where the base keeps its words:
-             p(name, ink | f) = softmax over all names and inks of −s ‖f − e(name) − e(ink)‖², e the mean embedding
+             p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink)‖², p(ink | f) likewise over all inks,
+             e the mean embedding of a word's tokens
     reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
 
 What comes out is an ordinary `LlavaForConditionalGeneration` checkpoint with its processor.
 
-The trap: thrown into the last step, a language model learns to do without the picture long before it can use it. The
-first two are cheap, for a request without its picture takes half the tokens, and naming runs no language model at all.
+The traps: were name and ink told as one, a pair kept for validation or test would only ever be wrong. And thrown into
+the last step at once, a language model learns to do without the picture long before it can use it; the first two are
+cheap, for a request without its picture takes half the tokens, and naming runs no language model at all.
 """
 
 import itertools
@@ -16,7 +18,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -75,7 +78,7 @@ def with_sight(
     language = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     language.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():  # like <pad>: a token that no reply holds
-        table = language.get_input_embeddings().weight
+        table = _embeddings(language)
         table[image] = table[tokenizer.pad_token_id]
     side = pictures()["size"]
     vision = CLIPVisionConfig(
@@ -124,23 +127,32 @@ def learn_names(
 ) -> list[float]:  # fmt: skip
     """What a patch shows, in the base's own words, in place; returns the loss of every optimiser step."""
     world = PicturedWorld(f"naming/{seed}", "all")
-    names, targets = _names(model, tokenizer)
-    patch = model.config.vision_config.patch_size
+    sees: Any = model.get_image_features
+    config: Any = model.config.vision_config
+    table = _embeddings(model).detach()
+
+    def embedded(word: str) -> Tensor:
+        return table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
+
+    names = list(dict.fromkeys([*icons(), *pictures()["written"]["words"]]))  # some words name a thing, too
+    inks = list(pictures()["inks"])
+    of_names = torch.stack([embedded(what.split()[-1]) for what in names])
+    of_inks = torch.stack([embedded(ink) for ink in inks])
 
     def loss() -> Tensor:
         # Words take longest: every patch of one must know the whole of it.
         kinds = world.rng.choices([*KINDS, "word", "word"], k=step.size)
         scenes = [world.question(kind).scene for kind in kinds]
-        features = torch.stack(model.get_image_features(pixel_values(scenes)).pooler_output)
+        features = torch.stack(sees(pixel_values(scenes)).pooler_output)
         shown = [
-            (row, column, names[scene.things[number].what, scene.things[number].ink])
+            (row, column, names.index(placed.what), inks.index(placed.ink))
             for row, scene in enumerate(scenes)
-            for column, number in enumerate(scene.cover(patch).flatten())
-            if number >= 0
+            for column, number in enumerate(scene.cover(config.patch_size).flatten())
+            if number >= 0 and (placed := scene.things[number])
         ]
-        rows, columns, wanted = map(list, zip(*shown, strict=True))
-        away = torch.cdist(features[rows, columns], targets).square()
-        return nn.functional.cross_entropy(-SHARPNESS * away, torch.tensor(wanted))
+        rows, columns, named, inked = torch.tensor(shown).unbind(1)
+        found = features[rows, columns]
+        return _told(found - of_inks[inked], of_names, named) + _told(found - of_names[named], of_inks, inked)
 
     return _descend(model, loss, step, progress)
 
@@ -211,19 +223,15 @@ def marked(pictured: Pictured) -> Dialogue:
     return replace(pictured.dialogue, prompt=replace(prompt, messages=messages))
 
 
-def _names(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
-) -> tuple[dict[tuple[str, str], int], Tensor]:
-    """Where the base keeps each thing (or word) in each ink: its number, and all of them."""
-    table = model.get_input_embeddings().weight.detach()
+def _embeddings(model: PreTrainedModel) -> Tensor:
+    table: Any = model.get_input_embeddings()
+    weight: Tensor = table.weight
+    return weight
 
-    def embedded(word: str) -> Tensor:
-        return table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
 
-    shown = dict.fromkeys([*icons(), *pictures()["written"]["words"]])  # some words name a thing, too
-    pairs = list(itertools.product(shown, pictures()["inks"]))
-    targets = torch.stack([embedded(what.split()[-1]) + embedded(ink) for what, ink in pairs])
-    return {pair: number for number, pair in enumerate(pairs)}, targets
+def _told(found: Tensor, among: Tensor, right: Tensor) -> Tensor:
+    """How surprising the right one is by closeness, among all."""
+    return nn.functional.cross_entropy(-SHARPNESS * torch.cdist(found, among).square(), right)
 
 
 def _optimizers(parts: Iterable[nn.Module], rates: tuple[float, float] | None) -> list[torch.optim.Optimizer]:
