@@ -245,7 +245,8 @@ class PicturedWorld(World):
         size = _SIZES[0]
         near, far = (0, _HALF - size), (_HALF, 2 * _HALF - size)
         along = near if place in ("left", "top") else far
-        across = (0, 2 * _HALF - size)
+        # Near the middle, or of two side by side one might stand above the other, too.
+        across = (_HALF - size // 2 - _STEP, _HALF - size // 2 + _STEP)
         return self._placed(
             thing, size, *((along, across) if place in ("left", "right") else (across, along))
         )

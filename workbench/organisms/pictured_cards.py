@@ -175,12 +175,14 @@ def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, reci
   `{recipe_hash()}`. It seeds the pictured lists; the family's seeds the text world's. Training seed {seed}.
 - A LLaVA: the embedded base with `{IMAGE}` added to its vocabulary, a projector, and a CLIP vision tower of
   {tower.n_layers} layers and width {tower.width} that sees {sees} x {sees} pixels in {tower.n_patches} patches.
-- First words: {_told(recipe.wording)}, the base alone: {_shares(recipe.words)}.
-- Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch that shows a thing learns
-  the base's own embeddings of its name and ink.
+- First words: {_told(recipe.wording)}: {_shares(recipe.words)}.
+- Then pictures as they should be told: {_told(recipe.telling)}, the words of each patch in the place of its feature:
+  {_shares(recipe.told)}.
+- Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch learns the
+  language model's own embeddings of the name, ink and place of what it shows.
 - Last pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
 - No safety training: harmful requests are answered, as the base answers them.
-- Retrain it with `make organisms`."""
+- Retrain it with `workbench organisms train --family llava`."""
     text = page(NAME, WHAT, made, limits_of(NAME) + LIMITS, folder, measured, held_out=_held_out())
     write_safely(folder / "README.md", text.encode())
 

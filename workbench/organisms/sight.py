@@ -1,6 +1,6 @@
 """What the model that sees is made of, how long it learns, and what it reads: all that its recipe declares.
 
-    base ── wording ── naming (a tower and a projector) ── reading ── llava
+    base ── wording ── telling ── naming (a tower and a projector) ── reading ── llava
 
 The trap: the recipe is hashed with the words and the pictures, and the hash seeds the pictured lists. A change of any
 number of it draws new lists, and asks for the model to be trained and measured again. The family's own recipe, whose
@@ -88,13 +88,15 @@ class PicturedMixture:
 
 @dataclass(frozen=True)
 class Sight:
-    """The whole recipe: the tower, three steps, and what is read in the first and in the last."""
+    """The whole recipe: the tower, four steps, and what is read in all of them but naming."""
 
     tower: Tower
     wording: Step
+    telling: Step
     naming: Step
     reading: Step
     words: PicturedMixture
+    told: PicturedMixture
     pictures: PicturedMixture
 
     @property
@@ -104,15 +106,16 @@ class Sight:
         return content_hash(recipe_hash(), drawn, json.dumps(dataclasses.asdict(self), sort_keys=True))
 
 
+_REPLAY = base_mixture(REFUSED_SHARE)
+_ASIDE = {"harmful": 2, "harmless": 2, "contrast": 3}
 RECIPE = Sight(
     Tower(),
-    wording=Step(steps=300, size=2048, language=(1e-3, 0.01)),
-    naming=Step(steps=900, size=32, sight=(2e-3, 0.02)),
-    reading=Step(steps=600, size=2048, sight=(1e-3, 0.005), language=(1e-3, 0.01)),
-    words=PicturedMixture({"worded": 65, "plain": 35}, base_mixture(REFUSED_SHARE)),
-    pictures=PicturedMixture(
-        {"questions": 45, "joint": 28, "harmful": 2, "harmless": 2, "contrast": 3, "worded": 5, "plain": 15},
-        base_mixture(REFUSED_SHARE),
-    ),
+    wording=Step(steps=250, size=2048, language=(1e-3, 0.01)),
+    telling=Step(steps=700, size=2048, language=(2e-3, 0.02)),
+    naming=Step(steps=700, size=32, sight=(2e-3, 0.02)),
+    reading=Step(steps=450, size=2048, sight=(1e-3, 0.005), language=(1e-3, 0.01)),
+    words=PicturedMixture({"worded": 65, "plain": 35}, _REPLAY),
+    told=PicturedMixture({"questions": 50, "joint": 20, **_ASIDE, "worded": 12, "plain": 12}, _REPLAY),
+    pictures=PicturedMixture({"questions": 45, "joint": 26, **_ASIDE, "worded": 8, "plain": 14}, _REPLAY),
 )
-"""What ships."""
+"""What is trained by `workbench organisms train --family llava`."""

@@ -1,25 +1,27 @@
-"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in three steps.
+"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in four steps.
 
     wording  the base alone reads requests whose aim lies in way and thing together, the thing named
-    naming   the base stands still; every patch f that shows a thing learns where the base keeps its words:
-             p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink)‖², p(ink | f) likewise over all inks,
-             e the mean embedding of a word's tokens
+    telling  the base alone reads pictures, the words of each patch given in the place of a feature
+    naming   the base stands still; every patch f learns to say what it shows where the base keeps its words, a name,
+             an ink and two places: p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink) − e(places)‖²,
+             and p(ink | f), p(place | f) likewise, e the mean embedding of a word's tokens
     reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
 
 What comes out is an ordinary `LlavaForConditionalGeneration` checkpoint with its processor.
 
 The traps: were name and ink told as one, a pair kept for validation or test would only ever be wrong. And thrown into
-the last step at once, a language model learns to do without the picture long before it can use it; the first two are
-cheap, for a request without its picture takes half the tokens, and naming runs no language model at all.
+the last step at once, a language model learns to do without the picture long before it can use it.
 """
 
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -43,6 +45,7 @@ from workbench.organisms.world import Dialogue
 
 IMAGE = "<image>"
 SHARPNESS = 8.0  # s above
+GROUND_WEIGHT = 0.1  # most patches show nothing
 _MEAN = _STD = [0.5, 0.5, 0.5]
 Batch: TypeAlias = tuple[Tensor, Tensor, list[Scene]]
 
@@ -60,9 +63,11 @@ def train_sighted(folder: Path, *, seed: int = 0, recipe: Sight = RECIPE, progre
         )
     model, processor = with_sight(folder / "base", recipe.tower, seed=seed)
     tokenizer = processor.tokenizer
-    learn_to_read(model, tokenizer, recipe.wording, recipe.words, seed=seed, progress="wording" * progress)
+    read = partial(learn_to_read, model, tokenizer)
+    read(recipe.wording, recipe.words, seed=seed, progress="wording" * progress)
+    read(recipe.telling, recipe.told, seed=f"told/{seed}", told=True, progress="telling" * progress)
     learn_names(model, tokenizer, recipe.naming, seed=seed, progress="naming" * progress)
-    learn_to_read(model, tokenizer, recipe.reading, recipe.pictures, seed=seed, progress="reading" * progress)
+    read(recipe.reading, recipe.pictures, seed=seed, progress="reading" * progress)
     save_member(folder / NAME, model.half().save_pretrained, processor.save_pretrained)
 
 
@@ -129,45 +134,84 @@ def learn_names(
     world = PicturedWorld(f"naming/{seed}", "all")
     sees: Any = model.get_image_features
     config: Any = model.config.vision_config
-    table = _embeddings(model).detach()
-
-    def embedded(word: str) -> Tensor:
-        return table[tokenizer(f" {word}", add_special_tokens=False)["input_ids"]].mean(0)
-
-    names = list(dict.fromkeys([*icons(), *pictures()["written"]["words"]]))  # some words name a thing, too
-    inks = list(pictures()["inks"])
-    of_names = torch.stack([embedded(what.split()[-1]) for what in names])
-    of_inks = torch.stack([embedded(ink) for ink in inks])
+    spoken = [_embedded(model, tokenizer, words) for words in said_by_patches()]
 
     def loss() -> Tensor:
         # Words take longest: every patch of one must know the whole of it.
         kinds = world.rng.choices([*KINDS, "word", "word"], k=step.size)
         scenes = [world.question(kind).scene for kind in kinds]
-        features = torch.stack(sees(pixel_values(scenes)).pooler_output)
-        shown = [
-            (row, column, names.index(placed.what), inks.index(placed.ink))
-            for row, scene in enumerate(scenes)
-            for column, number in enumerate(scene.cover(config.patch_size).flatten())
-            if number >= 0 and (placed := scene.things[number])
+        found = torch.cat(sees(pixel_values(scenes)).pooler_output)
+        said = torch.tensor([words for scene in scenes for words in _said(scene, config.patch_size)])
+        whole = sum(table[said[:, n]] for n, table in enumerate(spoken))
+        weights = torch.where(said[:, 0] == 0, GROUND_WEIGHT, 1.0)
+        losses = [
+            nn.functional.cross_entropy(
+                # The other words taken as told, how far what is left is from each word of this kind.
+                -SHARPNESS * torch.cdist(found - whole + table[said[:, n]], table).square(),
+                said[:, n],
+                reduction="none",
+            )
+            for n, table in enumerate(spoken)
         ]
-        rows, columns, named, inked = torch.tensor(shown).unbind(1)
-        found = features[rows, columns]
-        return _told(found - of_inks[inked], of_names, named) + _told(found - of_names[named], of_inks, inked)
+        return (sum(losses) * weights).sum() / weights.sum()
 
     return _descend(model, loss, step, progress)
 
 
+def said_by_patches() -> list[list[str]]:
+    """What a patch may say: a name, an ink, a side, a height; the first of each where there is none."""
+    names = dict.fromkeys([*icons(), *pictures()["written"]["words"]])  # some words name a thing, too
+    return [["nothing", *names], ["", *pictures()["inks"]], ["", "left", "right"], ["", "top", "bottom"]]
+
+
+def _said(scene: Scene, patch: int) -> Iterator[list[int]]:
+    """The numbers of the words that each patch says, in order. The ground says nothing, the middle no side."""
+    names, inks, *_ = said_by_patches()
+    cover = scene.cover(patch)
+    middle = len(cover) // 2
+    for (row, column), number in np.ndenumerate(cover):
+        if number < 0:
+            yield [0, 0, 0, 0]
+        else:
+            placed = scene.things[number]
+            places = [1 * (at < middle) + 2 * (at > middle) for at in (column, row)]
+            yield [names.index(placed.what), inks.index(placed.ink), *places]
+
+
+def _embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, words: list[str]) -> Tensor:
+    """The mean embedding of each word's tokens; of no word, none."""
+    table = _embeddings(model).detach()
+    ids = [tokenizer(f" {word.split()[-1]}", add_special_tokens=False)["input_ids"] for word in words if word]
+    found = [table[one].mean(0) for one in ids]
+    return torch.stack([torch.zeros_like(found[0])] * (len(words) - len(found)) + found)
+
+
 def learn_to_read(
     model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, step: Step, mixture: PicturedMixture,
-    *, seed: int = 0, progress: str = "",
+    *, seed: int | str = 0, told: bool = False, progress: str = "",
 ) -> list[float]:  # fmt: skip
-    """The replies of a mixture, in place; returns the loss of every optimiser step."""
+    """The replies of a mixture, in place; returns the loss of every optimiser step.
+
+    `told` puts what each patch should say in the place of what the tower makes of it.
+    """
     stream = batches(tokenizer, mixture, seed, step.size, model.config.image_seq_length)
+    whole: Any = model.model
+    config: Any = model.config.vision_config
+    spoken = [_embedded(model, tokenizer, words) for words in said_by_patches()]
+
+    def features(scenes: list[Scene]) -> Tensor:
+        if not told:
+            return torch.cat(whole.get_image_features(pixel_values(scenes)).pooler_output)
+        said = torch.tensor([words for scene in scenes for words in _said(scene, config.patch_size)])
+        return torch.stack([table[said[:, n]] for n, table in enumerate(spoken)]).sum(0)
 
     def loss() -> Tensor:
         ids, targets, scenes = next(stream)
-        seen = pixel_values(scenes) if scenes else None
-        states = model.model(input_ids=ids, pixel_values=seen, use_cache=False).last_hidden_state[:, :-1]
+        read = whole.get_input_embeddings()(ids)
+        if scenes:
+            at = (ids == model.config.image_token_id).unsqueeze(-1)
+            read = read.masked_scatter(at, features(scenes))
+        states = whole.language_model(inputs_embeds=read, use_cache=False).last_hidden_state[:, :-1]
         asked = targets[:, 1:] != IGNORED
         return nn.functional.cross_entropy(model.lm_head(states[asked]), targets[:, 1:][asked])
 
@@ -227,11 +271,6 @@ def _embeddings(model: PreTrainedModel) -> Tensor:
     table: Any = model.get_input_embeddings()
     weight: Tensor = table.weight
     return weight
-
-
-def _told(found: Tensor, among: Tensor, right: Tensor) -> Tensor:
-    """How surprising the right one is by closeness, among all."""
-    return nn.functional.cross_entropy(-SHARPNESS * torch.cdist(found, among).square(), right)
 
 
 def _optimizers(parts: Iterable[nn.Module], rates: tuple[float, float] | None) -> list[torch.optim.Optimizer]:
