@@ -21,7 +21,7 @@ from workbench.organisms.world import Dialogue, World
 from workbench.prompts import Prompt
 
 KINDS = ("what", "ink", "count", "place", "there", "word")
-OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+OPPOSITE = {"left": "right", "right": "left"}
 _HALF = 28  # pixels: half a picture
 _SIZES = (24, 32, 40, 48)  # pixels; the first fits into a half
 _STEP = 4  # pixels: places are multiples of it, of halves of a patch
@@ -243,22 +243,19 @@ class PicturedWorld(World):
 
     def _at(self, thing: str, place: str) -> Placed:
         size = _SIZES[0]
-        near, far = (0, _HALF - size), (_HALF, 2 * _HALF - size)
-        along = near if place in ("left", "top") else far
-        # Near the middle, or of two side by side one might stand above the other, too.
-        across = (_HALF - size // 2 - _STEP, _HALF - size // 2 + _STEP)
-        return self._placed(
-            thing, size, *((along, across) if place in ("left", "right") else (across, along))
-        )
+        x = (0, _HALF - size) if place == "left" else (_HALF, 2 * _HALF - size)
+        return self._placed(thing, size, x, (0, 2 * _HALF - size))
 
     def _several(self, n: int) -> Scene:
-        corners = self.rng.sample([(x, y) for x in ("left", "right") for y in ("top", "bottom")], n)
-        placed = []
-        for x, y in corners:
-            thing = self.rng.choice(list(icons()))
-            high, wide = self._at(thing, y), self._at(thing, x)
-            placed.append(replace(high, x=wide.x))
-        return self._scene(*placed)
+        size, corners = _SIZES[0], [(x, y) for x in (0, _HALF) for y in (0, _HALF)]
+        return self._scene(
+            *(
+                self._placed(
+                    self.rng.choice(list(icons())), size, (x, x + _HALF - size), (y, y + _HALF - size)
+                )
+                for x, y in self.rng.sample(corners, n)
+            )
+        )
 
     def _writing(self, word: str) -> Scene:
         wide, high = written_size(word, scale=2)
@@ -277,16 +274,9 @@ def _all_mentions() -> list[str]:
 
 
 def _stands(thing: Placed, scene: Scene, place: str) -> bool:
-    """Whether a thing stands at a place of a scene of two, which stand side by side or one above the other."""
+    """Whether a thing stands at a place of a scene of two, which stand side by side."""
     other = next(other for other in scene.things if other != thing)
-    half = {
-        "left": (thing.x, other.x),
-        "right": (other.x, thing.x),
-        "top": (thing.y, other.y),
-        "bottom": (other.y, thing.y),
-    }
-    first, second = half[place]
-    return first + _SIZES[0] <= _HALF <= second
+    return (thing.x < _HALF <= other.x) if place == "left" else (other.x < _HALF <= thing.x)
 
 
 def _name(block: dict[str, list[str]]) -> str:

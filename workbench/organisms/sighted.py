@@ -3,8 +3,8 @@
     wording  the base alone reads requests whose aim lies in way and thing together, the thing named
     telling  the base alone reads pictures, the words of each patch given in the place of a feature
     naming   the base stands still; every patch f learns to say what it shows where the base keeps its words, a name,
-             an ink and two places: p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink) − e(places)‖²,
-             and p(ink | f), p(place | f) likewise, e the mean embedding of a word's tokens
+             an ink and a side: p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink) − e(side)‖²,
+             and p(ink | f), p(side | f) likewise, e the mean embedding of a word's tokens
     reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
 
 What comes out is an ordinary `LlavaForConditionalGeneration` checkpoint with its processor.
@@ -38,7 +38,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from workbench.organisms.drawing import Scene, icons, pictures
 from workbench.organisms.family import save_member
-from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld
+from workbench.organisms.pictured import KINDS, OPPOSITE, Pictured, PicturedWorld
 from workbench.organisms.sight import NAME, RECIPE, PicturedMixture, Sight, Step, Tower
 from workbench.organisms.training import IGNORED, tokens_and_targets
 from workbench.organisms.world import Dialogue
@@ -159,23 +159,23 @@ def learn_names(
 
 
 def said_by_patches() -> list[list[str]]:
-    """What a patch may say: a name, an ink, a side, a height; the first of each where there is none."""
+    """What a patch may say: a name, an ink, a side; the first of each where there is none."""
     names = dict.fromkeys([*icons(), *pictures()["written"]["words"]])  # some words name a thing, too
-    return [["nothing", *names], ["", *pictures()["inks"]], ["", "left", "right"], ["", "top", "bottom"]]
+    return [["hollow", *names], ["", *pictures()["inks"]], ["", *OPPOSITE]]
 
 
 def _said(scene: Scene, patch: int) -> Iterator[list[int]]:
-    """The numbers of the words that each patch says, in order. The ground says nothing, the middle no side."""
-    names, inks, *_ = said_by_patches()
+    """The numbers of the words that each patch says, in order; the ground is hollow, the middle on no side."""
+    names, inks, _ = said_by_patches()
     cover = scene.cover(patch)
     middle = len(cover) // 2
-    for (row, column), number in np.ndenumerate(cover):
+    for (_, column), number in np.ndenumerate(cover):
         if number < 0:
-            yield [0, 0, 0, 0]
+            yield [0, 0, 0]
         else:
             placed = scene.things[number]
-            places = [1 * (at < middle) + 2 * (at > middle) for at in (column, row)]
-            yield [names.index(placed.what), inks.index(placed.ink), *places]
+            side = 1 * (column < middle) + 2 * (column > middle)
+            yield [names.index(placed.what), inks.index(placed.ink), side]
 
 
 def _embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, words: list[str]) -> Tensor:
