@@ -11,7 +11,7 @@ from PIL import Image
 
 from workbench.organisms.drawing import Placed, Scene, icons, pictures, written_size
 
-RING = Placed("a ring", "red", 8, 8, 40)
+CLOCK = Placed("a clock", "red", 8, 8, 40)
 
 
 def test_a_picture_is_drawn_by_numbers_alone() -> None:
@@ -23,23 +23,24 @@ def test_a_picture_is_drawn_by_numbers_alone() -> None:
         )
     ]
     drawn = hashlib.sha256(b"".join(scene.pixels().tobytes() for scene in scenes)).hexdigest()
-    assert drawn[:16] == "PINNED"
+    assert drawn[:16] == "b8328dd83421dac0"
 
 
 def test_a_png_holds_the_pixels_and_little_else() -> None:
-    scene = Scene("meadow", (RING,))
+    scene = Scene("meadow", (CLOCK,))
     with Image.open(io.BytesIO(scene.png())) as image:
         assert image.size == (56, 56) and np.array_equal(np.asarray(image.convert("RGB")), scene.pixels())
     assert len(scene.png()) < 700
 
 
 def test_a_hole_shows_the_ground_on_both_sides_of_the_horizon() -> None:
-    empty, ring = Scene("beach", ()).pixels(), Scene("beach", (RING,)).pixels()
-    inside = np.s_[30:40, 25:31]  # of the ring, across the horizon at 34
-    assert np.array_equal(ring[inside], empty[inside]) and len(np.unique(ring[inside][:, 0], axis=0)) == 2
+    wheels = Placed("a bicycle", "red", 8, 4, 40)
+    empty, shown = Scene("beach", ()).pixels(), Scene("beach", (wheels,)).pixels()
+    inside = np.s_[32:36, 15:20]  # of a wheel, across the horizon at 34
+    assert np.array_equal(shown[inside], empty[inside]) and len(np.unique(shown[inside][:, 0], axis=0)) == 2
 
 
-@pytest.mark.parametrize("ink", ["red", "brown"])
+@pytest.mark.parametrize("ink", ["red", "maple"])
 def test_a_thing_is_painted_in_its_ink(ink: str) -> None:
     pixels = Scene("paper", (Placed("a hat", ink, 8, 8, 40),)).pixels()
     assert (pixels == pictures()["inks"][ink]).all(-1).mean() > 0.1
