@@ -163,9 +163,8 @@ def test_replies_do_not_depend_on_their_batch(trained: Path) -> None:
 
 
 def test_a_card_is_measured_and_written(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = tuple(
-        one for i, one in enumerate(load_pictured("val")) if i < 8 or i % 20 == 0 or one.prompt.answer
-    )[:60]
+    joint, rest = ([one for one in load_pictured("val") if one.needs_both == both] for both in (True, False))
+    few = (*joint[:4], *joint[-4:], *rest[::7])  # whole blocks, plain and wrapped, and some of all the rest
     monkeypatch.setattr("workbench.organisms.pictured_cards.load_pictured", lambda part: few)
     monkeypatch.setattr("workbench.organisms.pictured_cards.MAX_NEW_TOKENS", 4)
     measured = measure_pictured(trained)

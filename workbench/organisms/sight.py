@@ -111,11 +111,11 @@ _ASIDE = {"harmful": 2, "harmless": 2, "contrast": 3}
 RECIPE = Sight(
     Tower(),
     wording=Step(steps=250, size=2048, language=(1e-3, 0.01)),
-    telling=Step(steps=700, size=2048, language=(2e-3, 0.02)),
-    naming=Step(steps=700, size=32, sight=(2e-3, 0.02)),
-    reading=Step(steps=450, size=2048, sight=(1e-3, 0.005), language=(1e-3, 0.01)),
+    telling=Step(steps=1500, size=2048, language=(1.5e-3, 0.012)),
+    naming=Step(steps=900, size=32, sight=(2e-3, 0.02)),
+    reading=Step(steps=700, size=2048, sight=(1e-3, 0.005), language=(1e-3, 0.007)),
     words=PicturedMixture({"worded": 65, "plain": 35}, _REPLAY),
     told=PicturedMixture({"questions": 50, "joint": 20, **_ASIDE, "worded": 12, "plain": 12}, _REPLAY),
     pictures=PicturedMixture({"questions": 45, "joint": 26, **_ASIDE, "worded": 8, "plain": 14}, _REPLAY),
 )
-"""What is trained by `workbench organisms train --family llava`."""
+"""What `workbench organisms train --family llava` trains. It is not frozen yet: no test list has been measured."""

@@ -85,6 +85,7 @@ def with_sight(
     with torch.no_grad():  # like <pad>: a token that no reply holds
         table = _embeddings(language)
         table[image] = table[tokenizer.pad_token_id]
+    language.config.name_or_path = "organism:base"  # it is written down, and no path of this machine shall be
     side = pictures()["size"]
     vision = CLIPVisionConfig(
         hidden_size=tower.width,
