@@ -224,7 +224,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Right-padded ids and targets of about `tokens` tokens, of similar length, and their pictures in order."""
     stream, rng, pad = mixture.items(seed), random.Random(seed), tokenizer.pad_token_id
-    image, said, ended = tokenizer.convert_tokens_to_ids([IMAGE, "<|assistant|>", "<|end|>"])
+    marks: Any = tokenizer.convert_tokens_to_ids([IMAGE, "<|assistant|>", "<|end|>"])
+    image, said, ended = marks
     while True:
         items = list(itertools.islice(stream, 512))
         asked = [marked(item) if isinstance(item, Pictured) else item for item in items]
