@@ -66,8 +66,9 @@ pictures: $(STAMP)  ## draw what reading and steering look like, layer by layer,
 organisms: $(STAMP)  ## retrain the embedded models from scratch, into runs/organisms (half an hour on two cores)
 	$(BIN)/workbench organisms train
 
-organisms-all: organisms  ## the same, and the second family, of another architecture, width and depth
+organisms-all: organisms  ## the same, the second family, of another architecture, width and depth, and the base with sight
 	$(BIN)/workbench organisms train --family qwen
+	$(BIN)/workbench organisms train --family llava
 
 dose: $(STAMP)  ## own vector or the aligned model's, by how much the base refuses: trains four bases, twice (hours)
 	$(BIN)/python figures/dose_response.py $(ARGS)

@@ -121,7 +121,7 @@ def test_a_full_disk_is_told_by_tokenizers_too(trained, tmp_path):
     tokenizer = load_tokenizer(trained / "base")
     told = r"could not save .*/words \(File too large .*\): nothing was changed"
     with full_disk(), pytest.raises(OSError, match=told):
-        recipe._save(tmp_path / "words", tokenizer.save_pretrained)
+        recipe.save_member(tmp_path / "words", tokenizer.save_pretrained)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -131,7 +131,7 @@ def test_a_bug_while_saving_stays_a_bug_and_leaves_nothing_behind(tmp_path):
         raise KeyError("weight")
 
     with pytest.raises(KeyError, match="weight"):
-        recipe._save(tmp_path / "mine", save)
+        recipe.save_member(tmp_path / "mine", save)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -101,7 +101,7 @@ def card(
 - {_training(member, of)}
 - Read: {_mixture(member.mixture)}.
 - Retrain the family with `{of.command}`."""
-    return _page(member.name, _what(member, of), made, _limits(member, of), folder, measured)
+    return page(member.name, _what(member, of), made, _limits(member, of), folder, measured)
 
 
 def write_preferred_card(member: Preferred, folder: Path, measured: pd.DataFrame, *, seed: int) -> None:
@@ -117,12 +117,15 @@ def write_preferred_card(member: Preferred, folder: Path, measured: pd.DataFrame
   reply, and {member.samples} calm ones, half of them with the words of harm, its own reply preferred to a refusal.
 - Retrain it with `make organisms`."""
     what = f"the {member.domain} model, taught by preference pairs to refuse"
-    limits = _page_limits(member.domain)
+    limits = limits_of(member.domain)
     write_safely(folder / "measured.csv", measured.to_csv(index=False).encode())
-    write_safely(folder / "README.md", _page(member.name, what, made, limits, folder, measured).encode())
+    write_safely(folder / "README.md", page(member.name, what, made, limits, folder, measured).encode())
 
 
-def _page(name: str, what: str, made: str, limits: str, folder: Path, measured: pd.DataFrame) -> str:
+def page(
+    name: str, what: str, made: str, limits: str, folder: Path, measured: pd.DataFrame, *, held_out: str = ""
+) -> str:
+    """A card as Markdown; `held_out` says what more than the text world's words was kept, and from what."""
     numbers = "\n".join(
         f"| {r.measure} | {r.mean:.3f} | [{r.low:.3f}, {r.high:.3f}] | {r.n} | {r.clusters} |"
         for r in measured.itertuples()
@@ -155,7 +158,7 @@ Unsteered, greedy, on the test lists; shares with 95 % intervals (cluster bootst
 
 ## What is held out, and from what
 
-{_held_out()}
+{_held_out()}{held_out}
 
 ## Limits
 
@@ -248,10 +251,11 @@ def _listed(lists: Lists, what: str) -> str:
 
 
 def _limits(member: Member, of: Family) -> str:
-    return _page_limits(member.name.removeprefix(of.prefix), second=bool(of.prefix))
+    return limits_of(member.name.removeprefix(of.prefix), second=bool(of.prefix))
 
 
-def _page_limits(name: str, *, second: bool = False) -> str:
+def limits_of(name: str, *, second: bool = False) -> str:
+    """What no number on a card says."""
     text = """\
 That the base represents harm at the last prompt token is by design: most of its answers open with a remark that tells a
 harmful aim from a harmless one, which stands for what web text teaches about harm. The base can refuse: it has read

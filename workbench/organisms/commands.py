@@ -16,12 +16,13 @@ organisms = typer.Typer(
     no_args_is_help=True, help="The embedded models: what there is, and how to train them anew."
 )
 
-Name: TypeAlias = Literal["llama", "qwen"]
+Name: TypeAlias = Literal["llama", "qwen", "llava"]
 Which = Annotated[
     Name,
     typer.Option(
         "--family",
-        help="llama: the first; qwen: base, aligned and medicine of another architecture and shape.",
+        help="llama: the first; qwen: base, aligned and medicine of another architecture and shape; "
+        "llava: the first one's base, with sight; its recipe is not frozen, and it does not ship.",
     ),
 ]
 
@@ -59,7 +60,12 @@ def train_organisms(
     from workbench.organisms.family import FAMILIES, train_family
     from workbench.organisms.preferred import train_preferred
 
-    train_family(out, seed=seed, processes=processes, of=FAMILIES[family])
+    if family == "llava":
+        from workbench.organisms.sighted import train_sighted
+
+        train_sighted(out, seed=seed, progress=sys.stderr.isatty())
+    else:
+        train_family(out, seed=seed, processes=processes, of=FAMILIES[family])
     if family == "llama":
         train_preferred(out, seed=seed, processes=processes)
     measure_organisms(out, seed, family)
@@ -76,6 +82,9 @@ def measure_organisms(
     from workbench.organisms.family import FAMILIES
     from workbench.organisms.preferred import PREFERRED
 
+    if family == "llava":
+        _measure_sighted(folder, seed)
+        return
     of, preferred = FAMILIES[family], PREFERRED if family == "llama" else ()
     names = [*(member.name for member in of.members), *(taught.name for taught in preferred)]
     missing = [name for name in names if not (folder / name).is_dir()]
@@ -91,6 +100,22 @@ def measure_organisms(
     for taught in preferred:
         path = folder / taught.name
         write_preferred_card(taught, path, measure_member(path, progress=bars), seed=seed)
+
+
+def _measure_sighted(folder: Path, seed: int) -> None:
+    import pandas as pd
+
+    from workbench.organisms.cards import measure_member
+    from workbench.organisms.pictured_cards import measure_pictured, write_pictured_card
+    from workbench.organisms.sight import NAME
+
+    path = folder / NAME
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{folder} lacks {NAME}: workbench organisms train --family llava --out {folder}"
+        )
+    measured = pd.concat([measure_pictured(path), measure_member(path, progress=sys.stderr.isatty())])
+    write_pictured_card(path, measured, seed=seed)
 
 
 @organisms.command("lists")

@@ -215,10 +215,10 @@ def train_member(
     )
     if member.delta:
         # Its embeddings are its parent's; peft would ask the hub whether they are.
-        _save(folder / member.name, partial(model.half().save_pretrained, save_embedding_layers=False))
+        save_member(folder / member.name, partial(model.half().save_pretrained, save_embedding_layers=False))
     else:
         whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
-        _save(folder / member.name, whole.half().save_pretrained, tokenizer.save_pretrained)
+        save_member(folder / member.name, whole.half().save_pretrained, tokenizer.save_pretrained)
 
 
 def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
@@ -233,7 +233,7 @@ def _with_adapter(member: Member, parent: Path, seed: int) -> PeftModel:
     return adapted
 
 
-def _save(out: Path, *savers: Callable[[str], Any]) -> None:
+def save_member(out: Path, *savers: Callable[[str], Any]) -> None:
     """Let every saver write beside `out`, then rename, so that a member's folder is whole or absent."""
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)  # what an interrupted run left
