@@ -4,6 +4,7 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
 
 from workbench.judges.small_world import judge
@@ -230,6 +231,9 @@ def test_lists_are_drawn_alike_and_of_the_recipe(lists):
     assert [len(lists[part]) for part in PARTS] == [sum(SIZES[part].values()) for part in PARTS]
     assert all(len({(one.prompt.text, one.scene) for one in part}) == len(part) for part in lists.values())
     assert load_pictured("train") is load_pictured("train")
+    one, other = load_pictured("train")[:2]
+    assert np.array_equal(np.asarray(one.shown.images[0].pixels()), one.scene.pixels())
+    assert one.shown.text == one.prompt.text and one.shown.images != other.shown.images
     labels = Counter(one.prompt.label for one in load_pictured("train"))
     assert labels == {"harmful": 64, "harmless": 64}
     assert (

@@ -15,6 +15,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from workbench.images import Image
 from workbench.organisms.drawing import Placed, Scene, icons, pictures, written_size
 from workbench.organisms.vocabulary import Act, Scope, words
 from workbench.organisms.world import Dialogue, World
@@ -46,8 +47,13 @@ class Pictured:
 
     @property
     def prompt(self) -> Prompt:
-        """What is asked."""
+        """What is asked, without the picture."""
         return self.dialogue.prompt
+
+    @property
+    def shown(self) -> Prompt:
+        """What is asked, with the picture, as a model that sees takes it."""
+        return replace(self.prompt, images=(Image(self.scene.png(), f"the picture of {self.prompt.source}"),))
 
     @property
     def needs_both(self) -> bool:
