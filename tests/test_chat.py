@@ -29,7 +29,7 @@ def test_batches_are_padded_on_the_left(tokenizer: PreTrainedTokenizerBase, prom
     for row, ids, mask, positions in zip(
         rows, batch.input_ids, batch.attention_mask, batch.position_ids, strict=True
     ):
-        assert ids[-len(row) :].tolist() == row
+        assert tuple(ids[-len(row) :].tolist()) == row
         assert mask.tolist() == [0] * (len(mask) - len(row)) + [1] * len(row)
         assert positions[-len(row) :].tolist() == list(range(len(row)))
         assert positions.min() == 0

@@ -47,9 +47,9 @@ def outcome(babblers, pairs):
         return run_models("finance", models, relative_of(plain), pairs, other_concept(), full=False)
 
 
-def short_conditions(*plans, companions, deal_random):
+def short_conditions(*plans, companions, deal_random, guide):
     """The conditions, with defences short enough for the tiny model's context."""
-    rows = conditions(*plans, companions=companions, deal_random=deal_random)
+    rows = conditions(*plans, companions=companions, deal_random=deal_random, guide=guide)
     short = {name: Arm(name, rewrite=lambda p: p.with_system("no")) for name in defences("small-world")}
     return [Condition(row.name, short.get(row.name, row.arm), row.who) for row in rows]
 

@@ -20,7 +20,7 @@ def test_it_shows_what_tokenize_gives():
     tokenizer = small_tokenizer()
     shown = wb.show_prompt(tokenizer, "steal a ring", system="help")
     assert shown.text == "<s><system> help </s><user> steal a ring </s><assistant>"
-    assert [[token.id for token in shown.tokens]] == tokenize(tokenizer, [PROMPT], system="help")
+    assert [tuple(token.id for token in shown.tokens)] == tokenize(tokenizer, [PROMPT], system="help")
     assert [token.piece for token in shown.tokens if token.special] == [
         "<s>", "<system>", "</s>", "<user>", "</s>", "<assistant>",
     ]  # fmt: skip
