@@ -35,6 +35,18 @@ def test_batches_are_padded_on_the_left(tokenizer: PreTrainedTokenizerBase, prom
         assert positions.min() == 0
 
 
+def test_marks_that_a_template_puts_together_count():
+    """Of a template that writes its marks from roles: it holds none of them by letters."""
+    made = "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
+    hashes = set()
+    for marks in (["<|user|>", "<|assistant|>"], ["<|assistant|>", "<|user|>"], []):
+        tokenizer = small_tokenizer()
+        tokenizer.add_special_tokens({"additional_special_tokens": marks})
+        tokenizer.chat_template = made
+        hashes.add(tokenizer_hash(tokenizer))
+    assert len(hashes) == 3
+
+
 def test_pad_token_falls_back(tokenizer: PreTrainedTokenizerBase):
     assert tokenizer.pad_token_id is None and pad_id(tokenizer) == tokenizer.eos_token_id
     bare = small_tokenizer()

@@ -103,6 +103,19 @@ def test_one_question_of_two_images_is_two_prompts():
         wb.ContrastSet("c", train, again, test)
 
 
+def test_splits_tell_prompts_apart_by_their_images():
+    shades = [wb.Image.of(PIL.Image.new("L", (2, 2), shade)) for shade in range(12)]
+    bad, good = (
+        wb.PromptSet(label, tuple(wb.Prompt.user("open it", images=[shade], label=label) for shade in half))
+        for label, half in (("harmful", shades[:6]), ("harmless", shades[6:]))
+    )
+    pairs = wb.paper_split(bad, good, n_train=2)
+    assert (len(pairs.train), len(pairs.test)) == (4, 8)
+    assert not {prompt.images for prompt in pairs.train} & {prompt.images for prompt in pairs.test}
+    with pytest.raises(ValueError, match="a prompt is either harmful or harmless"):
+        wb.paper_split(bad, wb.PromptSet("g", tuple(replace(p, label="harmless") for p in bad)), n_train=2)
+
+
 def test_messages(tmp_path, monkeypatch):
     data = written(PIL.Image.effect_noise((200, 200), 90))
     with pytest.raises(FileNotFoundError, match=r"no image file .*gone.png: check the path"):
@@ -118,6 +131,15 @@ def test_messages(tmp_path, monkeypatch):
         wb.Image(film, "x")
     with pytest.raises(TypeError, match="got a ndarray, expected a path, an image of PIL or a wb.Image"):
         wb.Image.of(np.zeros((2, 2, 3)))
+    with pytest.raises(ValueError, match="x is animated, with 2 frames"):
+        wb.Image.of(PIL.Image.open(io.BytesIO(film)), "x")
+    for values in (np.array([[200]], dtype=np.int32), np.array([[0.9]], dtype=np.float32)):
+        with pytest.raises(ValueError, match="x has 32 bits a pixel, of which nothing says what is white"):
+            wb.Image(written(PIL.Image.fromarray(values), "TIFF"), "x")
+    with pytest.raises(
+        TypeError, match=r"got images='photo.jpg', expected a list of images: pass \['photo.jpg'\]"
+    ):
+        wb.Prompt.user("x", images="photo.jpg")
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="x has 200 x 200 pixels, more than 1,000: save a smaller one"):
         wb.Image(data, "x")
@@ -128,6 +150,9 @@ def test_a_line_that_names_no_image_is_told_by_its_number(tmp_path):
     (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(FileNotFoundError, match=r"p.jsonl, line 1: no image file .*gone.png"):
         wb.load_prompts(tmp_path / "p.jsonl")
+    (tmp_path / "q.jsonl").write_text(json.dumps(line | {"images": "gone.png"}) + "\n")
+    with pytest.raises(ValueError, match="q.jsonl, line 1: got images 'gone.png', expected a list of paths"):
+        wb.load_prompts(tmp_path / "q.jsonl")
     (tmp_path / "gone.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"p.jsonl, line 1: .*gone.png: it is no image that PIL reads"):
         wb.load_prompts(tmp_path / "p.jsonl")

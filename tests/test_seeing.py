@@ -2,7 +2,9 @@
 
 import copy
 import io
+import itertools
 import json
+import random
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,11 +29,15 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 import workbench as wb
 from workbench import plots
 from workbench.chat import EncodedBatch, Tokens, pad_left, render, tokenize, tokenizer_hash
+from workbench.decoding.asking import rows_of
 from workbench.decoding.resuming import can_resume
+from workbench.evaluation.answers import Arm
 from workbench.forward import image_features, run_body
 from workbench.loading import Model
 from workbench.loading.processor import load_words
-from workbench.models import space_of, words_of
+from workbench.models import space_of, weights_hash, words_of
+from workbench.sweep.answering import answer_arms
+from workbench.sweep.packing import in_order
 
 PARTS = (
     "{{ bos_token }}{% for message in messages %}<{{ message['role'] }}> "
@@ -162,6 +168,36 @@ def test_a_sweep_gives_what_single_runs_give_and_keeps_it(seers, shown, tmp_path
     assert before[3] != before[7]  # of the same words, another image
     monkeypatch.setattr("workbench.sweep.executors.write_or_split", pytest.fail)
     assert wb.run_sweep(plain, shown, plan, **terms).sharing.known == found.sharing.rows
+
+
+def test_a_ledger_knows_how_images_are_cut(folder, shown, tmp_path):
+    plain = wb.load_model(folder, backend="plain")
+    words = copy.copy(words_of(plain))
+    words.image_processor = copy.deepcopy(words.image_processor)
+    words.image_processor.image_mean = [0.0, 0.0, 0.0]
+    other = wb.load_model(folder, backend="plain", tokenizer=words)
+    assert weights_hash(plain) == weights_hash(wb.load_model(folder, backend="plain")) != weights_hash(other)
+    terms = dict(judge=says, max_new_tokens=4, ledger=tmp_path / "l.sqlite")
+    answer_arms(plain, shown, [Arm("none")], **terms)
+    assert answer_arms(other, shown, [Arm("none")], **terms).sharing.known == 0
+
+
+def test_any_order_of_rows_is_packed_in_one(seers, shown):
+    """Of rows that differ in their image alone, too: those of one prompt lie side by side."""
+    plain = seers["plain"]
+    plan = Setting(0.15, (1, 2), gate="open").plan(plain, shown)
+    same = [replace(shown[3], images=(wb.Image.of(picture(seed)),)) for seed in range(3)]
+    plans = [plan.with_alpha(alpha) for alpha in (0.1, 0.2, 0.3)]
+    asked = [(prompt, each) for prompt in same for each in plans]
+    orders = set()
+    for seed in range(4):
+        random.Random(seed).shuffle(asked)
+        prompts = wb.PromptSet("p", tuple(prompt for prompt, _ in asked))
+        rows = in_order(rows_of(plain, prompts, [each for _, each in asked], None, 4, 8))
+        orders.add(tuple((row.ids.images[0].hash, row.plan.alpha) for row in rows))
+    assert len(orders) == 1
+    hashes = [image for image, _ in orders.pop()]
+    assert len([1 for one, other in itertools.pairwise(hashes) if one != other]) == 2
 
 
 def test_a_bridge_has_a_twin_that_sees(seers, shown):
@@ -395,6 +431,13 @@ def test_messages(seers, shown, plain, folder, tmp_path):
         match="prompt 'p' has .* tokens, .* for the most part of its image .*, the context holds 64",
     ):
         wb.last_token_activations(seer, [many])
+    with (
+        pytest.raises(
+            ValueError, match="has an image, and a pass by hand over tokens alone would not see it"
+        ),
+        wb.steered(seer, Setting(0.1, (1,), gate="open").plan(seer, shown), [shown[0]]),
+    ):
+        pass
     token = len(seer.tokenizer) - 1
     with pytest.raises(ValueError, match="row 0 has 1 image tokens for 0 images of 0 features in all"):
         run_body(seer, pad_left([(3, token, 4)], 0))

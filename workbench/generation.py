@@ -239,6 +239,11 @@ def steered(model: Model, plan: SteeringPlan, prompts: Prompts) -> Iterator[Stee
     """
     warn_if_unrelated([plan])
     prompts = as_prompt_set(prompts)
+    if seen := [prompt for prompt in prompts if prompt.images]:
+        raise ValueError(
+            f"prompt {seen[0].source!r} has an image, and a pass by hand over tokens alone would not see it: ask with "
+            "generate(model, prompts, plan), or leave images out"
+        )
     reading = plan.read(model, prompts)
     shift = compile_shift(plan, reading.open)
     batch = encode(tokenizer_of(model), prompts, context_length=context_length(model)).to(device_of(model))

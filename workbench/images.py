@@ -20,6 +20,9 @@ from workbench.provenance import content_hash
 
 MAX_PIXELS = 64_000_000
 """Of one image: a photograph of 64 megapixels takes 192 MB unpacked, and models see a few hundred points a side."""
+_DAMAGES = (
+    OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError, RuntimeError, NotImplementedError,
+)  # fmt: skip
 _SEVERAL_BUT_STILL = ("MPO",)
 """Formats of cameras that keep previews beside the photograph: the first is what is meant."""
 
@@ -59,6 +62,7 @@ class Image:
                 f"got a {type(image).__name__}, expected a path, an image of PIL or a wb.Image; an array is "
                 "PIL.Image.fromarray(array)"
             )
+        _require_plain(image, source)
         written = io.BytesIO()
         _as_rgb(image).save(written, "PNG")
         return cls(written.getvalue(), source)
@@ -96,9 +100,19 @@ def _opened(data: bytes, source: str) -> PILImage.Image:
     """The image, unpacked; every error says which it is."""
     try:
         image = PILImage.open(io.BytesIO(data))
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+    except (*_DAMAGES, PILImage.DecompressionBombError) as error:
         found = "it is empty" if not data else f"it is no image that PIL reads ({error})"
         raise ValueError(f"{source}: {found}: expected a PNG, JPEG, WebP or the like") from error
+    _require_plain(image, source)
+    try:
+        image.load()
+    # PIL's readers raise whatever their formats' damages lead to.
+    except _DAMAGES as error:
+        raise ValueError(f"{source} is damaged or cut off ({error}): fetch or save it again") from error
+    return image
+
+
+def _require_plain(image: PILImage.Image, source: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(
@@ -108,17 +122,15 @@ def _opened(data: bytes, source: str) -> PILImage.Image:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in _SEVERAL_BUT_STILL:
         raise ValueError(f"{source} is animated, with {frames} frames: save the one that is meant")
-    try:
-        image.load()
-    # PIL's readers raise whatever their formats' damages lead to.
-    except (OSError, ValueError, SyntaxError, IndexError, MemoryError, OverflowError) as error:
-        raise ValueError(f"{source} is damaged or cut off ({error}): fetch or save it again") from error
-    return image
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"{source} has 32 bits a pixel, of which nothing says what is white: scale it to 8 or 16 bits"
+        )
 
 
 def _as_rgb(image: PILImage.Image) -> PILImage.Image:
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel, of which `convert` would keep the upper end alone
+    if image.mode.startswith("I;16"):  # of which `convert` would keep the upper end alone
         image = PILImage.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

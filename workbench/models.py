@@ -83,12 +83,16 @@ def model_hash(model: Model) -> str:
 
 
 def weights_hash(model: Model) -> str:
-    """A hash of every number that a model computes with: parameters, buffers, and the config.
+    """A hash of every number that a model computes with: parameters, buffers, the config, and how it cuts images.
 
     Beside `model_hash`, which samples, it misses no edit; it takes as long as reading the weights does.
     """
     held = transformers_model(model) or model
     digest = hashlib.sha256(repr(_config_of(model)).encode())
+    processor = getattr(held, "processor", None)
+    if processor is not None:  # what cuts and scales images is a part of what is computed
+        cut = processor.image_processor
+        digest.update(repr((type(cut).__name__, sorted(cut.to_dict().items(), key=repr))).encode())
     for name, tensor in chain(_named_weights(held), held.named_buffers()):
         digest.update(content_hash(name, tensor).encode())
     return digest.hexdigest()[:16]

@@ -55,6 +55,11 @@ class Prompt:
         for role, _ in self.messages:
             if role not in ROLES:
                 raise ValueError(f"{where}: got role {role!r}, expected one of {', '.join(ROLES)}")
+        if not (isinstance(self.images, tuple) and all(isinstance(image, Image) for image in self.images)):
+            raise TypeError(
+                f"{where}: got images={self.images!r}, expected a tuple of wb.Image: Prompt.user(text, images=[PATH]) "
+                "reads them"
+            )
         if self.images and self.slots not in (0, len(self.images)):
             raise ValueError(
                 f"{where}: got {len(self.images)} images for {self.slots} places, marked {SLOT}: mark one for each "
@@ -73,6 +78,8 @@ class Prompt:
         images: Sequence[ImageLike] = (),
     ) -> "Prompt":
         """A prompt of one user message, with images by their paths, or as PIL holds them."""
+        if isinstance(images, str | Path):
+            raise TypeError(f"got images={str(images)!r}, expected a list of images: pass [{str(images)!r}]")
         shown = tuple(Image.of(image, f"image {i} of {source or text!r}") for i, image in enumerate(images))
         return cls((("user", text),), label, source, cluster, answer, shown)
 
@@ -293,6 +300,12 @@ def load_prompts(path: str | Path, name: str | None = None) -> PromptSet:
     return PromptSet(name or path.stem, tuple(prompts))
 
 
+def _names(images: Any) -> list[str]:
+    if not isinstance(images, list):
+        raise ValueError(f"got images {images!r}, expected a list of paths")
+    return images
+
+
 def _as_json(prompt: Prompt, images: Sequence[str]) -> dict[str, Any]:
     told = {
         "messages": [{"role": role, "content": content} for role, content in prompt.messages],
@@ -311,7 +324,7 @@ def _from_json(data: Any, folder: Path) -> Prompt:
         source=data.get("source", ""),
         cluster=tuple(data.get("cluster", {}).items()),
         answer=data.get("answer"),
-        images=tuple(Image.read(folder / name) for name in data.get("images", ())),
+        images=tuple(Image.read(folder / name) for name in _names(data.get("images") or [])),
     )
     texts = [("content", content) for _, content in prompt.messages]
     texts += [("source", prompt.source), *prompt.cluster, ("answer", prompt.answer or "")]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from workbench.chat.seeing import Words, contents, expanded, tokenizer_in
 from workbench.chat.templates import TEMPLATES
 from workbench.chat.tokens import EncodedBatch, Tokens, pad_left
-from workbench.prompts import Prompt, PromptSet
+from workbench.prompts import SLOT, Prompt, PromptSet
 from workbench.provenance import content_hash
 
 _PROBE = "Don't mend 1234 boats,\n\nthe user's: 7.5%  café\tÄ\n"
@@ -123,16 +123,19 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of the vocabulary, and of how a text and the chat template's own words are split into it.
 
     Two classes may split one vocabulary differently, and a mark that one tokenizer knows as a token of its own may fall
-    apart in another that has it in its vocabulary all the same. Special tokens, and settings of them, count where the
-    template writes them, for no prompt has the others: TransformerLens fills in missing ones on tokenizers it is given,
-    and a model that sees has one for images beside those of the text model that it was made from.
+    apart in another that has it in its vocabulary all the same. Special-token settings count where the template writes
+    them: TransformerLens fills in missing ones on tokenizers it is given. Two special tokens do not count, which are in
+    no prompt's words: that for padding, and that for images, which a model that sees has beside its text model's.
     """
     # The template as it is written, not a prompt through it: some write the day's date.
     template = str(tokenizer.chat_template or "")
     split = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (_PROBE, template)]
     written = [name for name in tokenizer.SPECIAL_TOKENS_ATTRIBUTES if name in template]
     special = {name: str(getattr(tokenizer, name)) for name in written}
+    beside = {tokenizer.pad_token, getattr(tokenizer, "image_token", None), SLOT}
+    unused = beside - {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, *special.values()}
     added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    unused = {token for token in added if token not in template} - set(special.values())
-    vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if token not in unused}
+    vocabulary = {
+        token: number for token, number in tokenizer.get_vocab().items() if token not in unused & added
+    }
     return content_hash(json.dumps([vocabulary, split, special], sort_keys=True))

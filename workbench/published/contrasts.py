@@ -15,7 +15,7 @@ import pandas as pd
 
 from workbench.prompts import ContrastSet, PromptSet, load_prompts
 from workbench.published.reading import load_published
-from workbench.published.texts import NEAR, marked_alike, near_duplicates, normalised, without_repeats
+from workbench.published.texts import NEAR, marked_alike, near_duplicates, said, without_repeats
 from workbench.shipped import shipped_path
 
 TRAIN = 64
@@ -107,9 +107,9 @@ def paper_split(
     """
     bad, bad_repeats = without_repeats(harmful.labelled("harmful"))
     good, good_repeats = without_repeats(harmless.labelled("harmless"))
-    taken = {normalised(prompt.text): prompt for prompt in bad}
+    taken = {said(prompt): prompt for prompt in bad}
     for prompt in good:
-        if (other := taken.get(normalised(prompt.text))) is not None:
+        if (other := taken.get(said(prompt))) is not None:
             raise ValueError(
                 f"{prompt.source} of {harmless.name!r} repeats {other.source} of {harmful.name!r}: a prompt is either "
                 "harmful or harmless, take one of them out"
@@ -133,8 +133,8 @@ def paper_split(
 
 def _halves(prompts: PromptSet, n_train: int, seed: int) -> tuple[PromptSet, PromptSet]:
     train = prompts.sample(n_train, seed=seed)
-    chosen = {prompt.messages for prompt in train}
-    return train, prompts.where(lambda prompt: prompt.messages not in chosen)
+    chosen = {(prompt.messages, prompt.images) for prompt in train}
+    return train, prompts.where(lambda prompt: (prompt.messages, prompt.images) not in chosen)
 
 
 def _shipped(name: str, domain: str | None) -> ContrastSet:

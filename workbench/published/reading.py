@@ -16,7 +16,7 @@ from workbench.prompts import Prompt, PromptSet
 from workbench.published.lookup import find_files, identify, open_as, published_set
 from workbench.published.registry import Layout, Part, PublishedSet
 from workbench.published.tables import Row
-from workbench.published.texts import normalised
+from workbench.published.texts import said
 
 SHOWN = 20  # places that are kept of what is counted
 
@@ -41,6 +41,11 @@ def load_published(
         raise ValueError(
             f"got {' and '.join(given) or 'no place'} for {name}, expected one of path= (a file), root= (a folder it "
             f"is in) and hub=True. It is published at {entry.home} ({entry.licence})"
+        )
+    if path is not None and part.joined:
+        raise ValueError(
+            f"got path= for {name}, which is joined of {len(part.files)} files: root= for the folder that has them "
+            f"all, or one of its parts, such as {name}:{entry.parts[1].name}"
         )
     prompts: list[Prompt] = []
     if hub:
@@ -172,7 +177,7 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
             note("problems", f"{row.place}: {error}")
             continue
         # Sixty-four bits of a text: that two of a million share them by chance is one in forty million.
-        known = first.setdefault(hash(tuple(map(_said, made))), row.number)
+        known = first.setdefault(hash(tuple(map(said, made))), row.number)
         if known != row.number:
             note("repeated", f"{row.place} as row {known}")
         counts["answered"] += sum(prompt.answer is not None for prompt in made)
@@ -184,9 +189,3 @@ def check_published(path: str | Path, name: str | None = None) -> FileCheck:
         path, entry, part, counts["rows"], labels.total(), counts["answered"], dict(labels),
         places["blank"], places["repeated"], places["problems"],
     )  # fmt: skip
-
-
-def _said(prompt: Prompt) -> str:
-    """What is asked, of which image: one question of two images is no repeat."""
-    texts = (normalised(text) for _, text in prompt.messages)
-    return "\n".join((*texts, *(image.hash for image in prompt.images)))

@@ -29,11 +29,17 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def said(prompt: Prompt) -> str:
+    """What is asked, of which image: one question of two images is no repeat."""
+    texts = (normalised(text) for _, text in prompt.messages)
+    return "\n".join((*texts, *(image.hash for image in prompt.images)))
+
+
 def without_repeats(prompts: PromptSet) -> tuple[PromptSet, int]:
     """The first of every prompt that is the same, and how many were left out."""
-    first: dict[tuple[str, ...], Prompt] = {}
+    first: dict[str, Prompt] = {}
     for prompt in prompts:
-        first.setdefault(tuple(normalised(text) for _, text in prompt.messages), prompt)
+        first.setdefault(said(prompt), prompt)
     return PromptSet(prompts.name, tuple(first.values())), len(prompts) - len(first)
 
 

@@ -154,7 +154,7 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
                 progress=progress,
             )
             found.choices.extend(of_a_target(experiment, target, made))
-            guide = None
+            weighed = None
             if "guided" in wanted(experiment):
                 weighed = choose_guide(
                     model,
@@ -168,22 +168,25 @@ def _run_target(run: Prepared, target: Target, ledger: Path, found: _Found, say:
                     ledger=ledger,
                     progress=progress,
                 )
-                guide = weighed.guide
                 found.choices.append(of_a_guide(target, made, weighed))
             del aligned, held
+        guide = None if weighed is None else weighed.guide
         rows = conditions_of(experiment, target, made.ours, made.paper, made.evidence, guide)
+        n_conditions = len(rows)
         say(f"{target.name}: chosen. {_chosen(made)}")
         _ask(run, target, "target", model, rows, ledger, found, progress)
         if experiment.timed is not None:
             some = material.test.sample(min(experiment.timed, len(material.test)), seed=experiment.seed)
             _time(experiment, target, model, some, rows, found, say)
-        del model
-    for who in dict.fromkeys(row.who for row in rows if row.who != "target"):
+        # A guide reads the target: whoever holds one, or a condition that has it, holds the model.
+        rows = [row for row in rows if row.who != "target"]
+        del model, guide, weighed
+    for who in dict.fromkeys(row.who for row in rows):
         with loaded(experiment, names[who]) as companion:
             _note_model(found, target, who, names[who], companion)
             _ask(run, target, who, companion, rows, ledger, found, progress)
             del companion
-    say(f"{target.name}: {len(rows)} conditions answered, {len(material.test)} prompts each.")
+    say(f"{target.name}: {n_conditions} conditions answered, {len(material.test)} prompts each.")
 
 
 def _ask(

@@ -39,7 +39,7 @@ MEMORY_SHARE = 0.25
 
 def in_order(rows: Sequence[Row]) -> list[Row]:
     """The rows sorted for packing: by length, by prompt, then by what is added, so that any order gives one order."""
-    return sorted(rows, key=lambda row: (len(row.ids), row.ids, *map(repr, row.key)))
+    return sorted(rows, key=lambda row: (len(row.ids), tuple(row.ids), *map(repr, row.key)))
 
 
 def pack(rows: Sequence[Row], budget: int, max_new_tokens: int) -> Iterator[list[Row]]:
