@@ -1,5 +1,6 @@
 """Reproduction: a file is checked key by key, choices never see a test prompt, a run goes on and comes to one table."""
 
+import gc
 import io
 import math
 import os
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 import tomllib
-from contextlib import closing
+import weakref
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +27,13 @@ from typer.testing import CliRunner
 
 import workbench as wb
 from workbench.cli import app
+from workbench.decoding.guided import Guide
+from workbench.decoding.rewards import Reward
 from workbench.evaluation.answers import Arm
 from workbench.generation import Completion
 from workbench.judges.small_world import judge as judge_small_world
 from workbench.judges.verdicts import Score
+from workbench.models import space_of
 from workbench.provenance import Provenance, Space
 from workbench.published.contrasts import paper_split
 from workbench.reproduction import (
@@ -49,6 +54,7 @@ from workbench.reproduction.tables import show
 from workbench.reproduction.usefulness import task_named
 from workbench.sweep import choosing
 from workbench.sweep.evidence import Evidence
+from workbench.sweep.guiding import ChosenGuide
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SMALL = """\
@@ -622,6 +628,38 @@ def test_guided_decoding_is_learned_chosen_and_timed(few, tmp_path, monkeypatch)
     run = prepare_run(read_experiment(written(tmp_path, timed), "cost"))
     slowdown = reproduce(run, tmp_path, command="c", say=silent).table.set_index(["condition", "metric"])
     assert slowdown.loc[("guided", "slowdown"), "mean"] > 1
+
+
+@pytest.mark.slow
+def test_a_guide_lets_its_model_go_before_a_companion_is_read(few, tmp_path, monkeypatch) -> None:
+    held: dict[str, weakref.ref] = {}
+    alive: dict[str, list[str]] = {}
+    inside = running.loaded
+
+    @contextmanager
+    def loaded(experiment, name):
+        gc.collect()
+        alive[name] = [other for other, model in held.items() if model() is not None]
+        with inside(experiment, name) as model:
+            held[name] = weakref.ref(model)
+            yield model
+            del model
+
+    def chosen(model, *_, **__) -> ChosenGuide:
+        space = space_of(model)
+        reward = Reward(torch.ones(space.d_model), 0.0, 1, 0.5, space, Provenance("reward"))
+        rates = pd.DataFrame([{"weight": 1.0, "refused": 0.0, "broken": 0.0}])
+        return ChosenGuide(Guide(model, reward, top_k=2), rates, 1)
+
+    monkeypatch.setattr(running, "loaded", loaded)
+    monkeypatch.setattr(running, "choose_guide", chosen)
+    text = SMALL.replace('"self_reminder"', '"guided"').replace("max_new_tokens = 64", "max_new_tokens = 12")
+    text = re.sub("(harmful|jailbroken) = [68]", r"\1 = 2", text)
+    reproduce(
+        prepare_run(read_experiment(written(tmp_path, text), "table1")), tmp_path, command="c", say=silent
+    )
+    assert alive["organism:aligned"] == ["organism:finance"]
+    assert alive["organism:finance-safety-sft"] == []
 
 
 # Published prompts ------------------------------------------------------------------------------------
