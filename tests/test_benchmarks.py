@@ -28,6 +28,14 @@ Run: TypeAlias = Callable[..., str]
 Sweep: TypeAlias = Callable[..., str]
 
 
+def test_a_model_that_sees_is_timed_beside_transformers_own_generate(run: Run) -> None:
+    said = run("multimodal", "--shape=llava-tiny", "--prompts=4", "--repeats=1")
+    assert "0 of 4 replies differ" in said  # or two different things would be timed
+    ratios = last_line(said)
+    assert set(ratios) == {"steered_vs_unsteered", "steered_vs_own_unsteered"}
+    assert all(0.1 < ratio < 10 for ratio in ratios.values())
+
+
 @pytest.mark.parametrize("model", ["organism:finance", "random:tiny"])
 @pytest.mark.parametrize(
     ("script", "keys"),
