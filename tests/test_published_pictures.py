@@ -206,3 +206,8 @@ def test_no_question_of_it_is_in_the_project():
     )
     found = wb.load_published("mm-harmfulbench", root=REAL)
     assert [prompt.source for prompt in found if prompt.text in ours] == []
+
+
+def test_one_file_is_not_the_whole_of_a_joined_set(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"got path= for mm-safetybench, which is joined of 13 files: .*:01"):
+        wb.load_published("mm-safetybench", tmp_path / "01-Illegal_Activitiy.json")

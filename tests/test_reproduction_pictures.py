@@ -33,6 +33,7 @@ from workbench.reproduction.paper import PICTURED, SECONDS_PER_1000, paper_numbe
 from workbench.reproduction.tables import show
 from workbench.sweep import choosing, executors
 
+pytestmark = pytest.mark.slow
 REAL = Path(__file__).parents[2] / "shared" / "data"
 real = pytest.mark.skipif(not (REAL / "multimodal").is_dir(), reason="the published files are not here")
 SMALL = """\
@@ -346,7 +347,6 @@ def test_the_example_is_a_file_of_llava(tmp_path) -> None:
 
 
 @real
-@pytest.mark.slow
 def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
     """All as published, from end to end: the machinery, on a model that knows nothing of what the pictures show."""
     path = tmp_path / "mm.toml"
