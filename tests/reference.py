@@ -71,13 +71,6 @@ class Directions:
     residual_norm: list[float]
 
 
-def extract(model, tokenizer, harmful: Sequence[Messages], harmless: Sequence[Messages]) -> Directions:
-    """Equations 1 and 2, and the bias of equation 3, from one model."""
-    bad = [last_token_residuals(model, tokenizer, prompt) for prompt in harmful]
-    good = [last_token_residuals(model, tokenizer, prompt) for prompt in harmless]
-    return directions(bad, good)
-
-
 def directions(bad: Sequence[Sequence[Tensor]], good: Sequence[Sequence[Tensor]]) -> Directions:
     """Equations 1 and 2, and the bias of equation 3, from the residuals of harmful and of harmless prompts."""
     found = Directions([], [], [], [])
