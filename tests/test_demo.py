@@ -14,7 +14,7 @@ import workbench as wb
 from workbench.demo import TARGETS, run_demo, running
 from workbench.demo import pictures as drawn
 from workbench.demo.tables import as_table, condition_rows, openings
-from workbench.demo.target import QUICK_TEST, load_embedded, run_models
+from workbench.demo.target import QUICK_TEST, load_embedded, run_models, run_target
 from workbench.evaluation.answers import Arm
 from workbench.evaluation.conditions import CONTROLS, TITLES, Condition, conditions
 from workbench.evaluation.defences import defences
@@ -278,8 +278,43 @@ def test_an_html_page_comes_with_advice(outcome, tmp_path, monkeypatch):
     assert "For SVG: pip install kaleido==0.2.1" in " ".join(text.split())
 
 
+def test_the_target_that_sees_is_asked_about_pictures_and_its_aligned_sibling_in_words(outcome, monkeypatch):
+    asked = {}
+
+    def run_models(name, models, aligned, pairs, other_concept, *, aligned_pairs, full):
+        asked[name] = (pairs, aligned_pairs)
+        return outcome
+
+    monkeypatch.setattr("workbench.demo.target.run_models", run_models)
+    monkeypatch.setattr("workbench.demo.target.load_embedded", lambda name: ({}, None))
+    for name in ("llava", "finance"):
+        run_target(name, False)
+    pictured, worded = asked["llava"]
+    assert all(prompt.images for part in (pictured.val, pictured.test) for prompt in part)
+    assert worded.train == wb.load_contrast("small-world").train
+    assert not any(prompt.images for part in (worded.train, worded.val) for prompt in part)
+    assert asked["finance"] == (wb.load_contrast("small-world", domain="finance"), None)
+
+
+@pytest.mark.parametrize(
+    ("targets", "full", "folder"),
+    [
+        (TARGETS, True, "figures"),
+        (["llava"], True, "figures/llava"),
+        (TARGETS[:1], True, "figures/quick"),
+        (["llava"], False, "figures/quick"),
+    ],
+)
+def test_a_published_run_has_a_folder_and_nothing_less_takes_its_place(targets, full, folder, monkeypatch):
+    monkeypatch.setattr(
+        running, "require_writable", lambda folder: (_ for _ in ()).throw(OSError(str(folder)))
+    )
+    with pytest.raises(OSError, match=f"^{folder}$"):
+        run_demo(full=full, targets=targets)
+
+
 def test_unknown_target():
-    with pytest.raises(ValueError, match=f"got targets joy, expected some of {', '.join(TARGETS)}"):
+    with pytest.raises(ValueError, match=f"got targets joy, expected some of {', '.join(TARGETS)}, llava"):
         run_demo(targets=["joy"])
     with pytest.raises(ValueError, match="got targets none"):
         run_demo(targets=[])

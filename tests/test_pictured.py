@@ -11,15 +11,13 @@ from workbench.judges.small_world import judge
 from workbench.organisms.drawing import Scene, icons, pictures
 from workbench.organisms.pictured import (
     KINDS,
-    OPPOSITE,
     Deed,
     Pictured,
     PicturedWorld,
-    grounds_of,
-    inks_of,
     things_of,
 )
-from workbench.organisms.pictured_lists import SIZES, draw_pictured_lists, load_pictured
+from workbench.organisms.pictured_lists import SIZES, draw_pictured_lists, pictured_list
+from workbench.organisms.staging import OPPOSITE, grounds_of, inks_of
 from workbench.organisms.world import Dialogue
 
 PARTS = ("train", "val", "test")
@@ -165,10 +163,10 @@ def test_a_question_is_answered_by_what_is_shown(kind):
         text, answer, shown = one.prompt.text, one.prompt.answer, one.scene.things
         (about,) = [t for t in shown if t.what == dict(one.prompt.cluster)["object"]] or [shown[0]]
         if kind == "place":
-            assert (about.x < max(thing.x for thing in shown)) == (answer == "left")
-        elif kind == "there":
-            named = {thing for thing in icons() if re.search(rf"\b{thing}\b", text)}
-            assert len(named) == 1 and (answer == "yes") == (named <= {thing.what for thing in shown})
+            assert len(shown) == 1 and (about.x + about.size <= 28, about.x >= 28) == (
+                answer == "left",
+                answer == "right",
+            )
         else:
             right = {
                 "what": about.what.split()[-1],
@@ -178,6 +176,28 @@ def test_a_question_is_answered_by_what_is_shown(kind):
             }
             assert answer == right[kind]
         assert one.dialogue.reply.rstrip(".").split()[-1] == answer
+        if kind == "what" and len(shown) == 2:
+            assert ("left" in text, "right" in text) == (about.x < 28, about.x >= 28)
+
+
+def test_a_description_tells_everything_that_is_shown_and_is_known_to_the_judge():
+    world, sides, seen = PicturedWorld(1, "all"), 0, Counter()
+    for _ in range(600):
+        one = world.conversation(3)
+        category, shown = dict(one.prompt.cluster)["category"], one.scene.things
+        if category != "description":
+            continue
+        for thing in shown:
+            said = thing.what if thing.written else f"{thing.ink} {thing.what.split()[-1]}"
+            assert said in one.dialogue.reply
+        seen[len(shown)] += 1
+        told = [side for side in OPPOSITE if f"on the {side}" in one.dialogue.reply]
+        sides += len(told)
+        assert len(told) <= len(shown) <= 4 and not (told and len(shown) > 2)
+        score = judge(one.dialogue.reply, True)
+        assert score.verdict == "other" and "garbled" not in score.reason
+    assert set(seen) == {1, 2, 3, 4} and sides > 50
+    assert judge("I see a red lamp a red lamp a red lamp a red lamp.", True).verdict == "broken"
 
 
 def test_a_deed_holds_its_thing_in_its_midst():
@@ -198,7 +218,9 @@ def test_things_kept_for_a_scope_are_one_or_two_of_every_group():
     for group in ("valuables", "pets", "buildings", "food"):
         sizes = [len(things_of(group, scope)) for scope in ("seen", "val", "test", "all")]
         assert sizes == [4, 1, 2, 7]
-    assert grounds_of("test").count("cellar") == 6 and "cellar" not in grounds_of("seen") + grounds_of("val")
+    assert grounds_of("test").count("cellar") == len(grounds_of("seen")) and "cellar" not in grounds_of(
+        "seen"
+    ) + grounds_of("val")
 
 
 def test_the_thing_asked_about_stands_where_it_is_said_to_be():
@@ -230,13 +252,13 @@ def test_lists_are_drawn_alike_and_of_the_recipe(lists):
     assert draw_pictured_lists("a test") == lists != draw_pictured_lists("another")
     assert [len(lists[part]) for part in PARTS] == [sum(SIZES[part].values()) for part in PARTS]
     assert all(len({(one.prompt.text, one.scene) for one in part}) == len(part) for part in lists.values())
-    assert load_pictured("train") is load_pictured("train")
-    one, other = load_pictured("train")[:2]
+    assert pictured_list("train") is pictured_list("train")
+    one, other = pictured_list("train")[:2]
     assert np.array_equal(np.asarray(one.shown.images[0].pixels()), one.scene.pixels())
     assert one.shown.text == one.prompt.text and one.shown.images != other.shown.images
-    labels = Counter(one.prompt.label for one in load_pictured("train"))
+    labels = Counter(one.prompt.label for one in pictured_list("train"))
     assert labels == {"harmful": 64, "harmless": 64}
     assert (
-        sum(len(scene.png()) for part in PARTS for scene in {one.scene for one in load_pictured(part)})
+        sum(len(scene.png()) for part in PARTS for scene in {one.scene for one in pictured_list(part)})
         < 1_500_000
     )

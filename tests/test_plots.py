@@ -14,6 +14,15 @@ PROFILE = pd.DataFrame(
         for layer in range(4)
     ]
 )
+SEPARABILITY = pd.DataFrame(
+    [
+        {"made_from": made, "asked": asked, "layer": layer, "auroc": 0.6 + 0.1 * layer}
+        | {"auroc_low": 0.5, "auroc_high": 1.0}
+        for asked in ("words", "pictures")
+        for made in ("words", "pictures", "both")
+        for layer in range(4)
+    ]
+)
 RATES = pd.DataFrame(
     [
         {"arm": arm, "alpha": alpha, "metric": "broken", "mean": 0.1, "low": 0.0, "high": 0.2}
@@ -339,3 +348,25 @@ def test_early_layers_that_scatter_widely_leave_later_rows_their_own_axis():
         )
     )
     assert second[1] - second[0] < (first[1] - first[0]) / 5
+
+
+def test_every_vector_has_a_line_and_its_name_under_every_kind_of_prompt():
+    fig = plots.separability(SEPARABILITY, chosen=[2])
+    lines = [trace for trace in fig.data if trace.mode == "lines+markers"]
+    assert len(lines) == 6 and {line.line.dash for line in lines} == {"solid", "dash", "dot"}
+    assert [line.y[3] for line in lines] == pytest.approx([0.9] * 6)
+    texts = [note.text for note in fig.layout.annotations]
+    assert texts.count("from words") == texts.count("from both") == 2
+    assert {"asked: words", "asked: pictures"} <= set(texts)
+    assert (
+        "in words: 0.90 from words" in fig.layout.title.text and "layers 2" in fig.layout.title.subtitle.text
+    )
+
+
+def test_one_model_at_a_time():
+    with pytest.raises(ValueError, match="separability: got a layer twice"):
+        plots.separability(pd.concat([SEPARABILITY, SEPARABILITY]))
+    with pytest.raises(ValueError, match="separability: got layer 1 alone"):
+        plots.separability(SEPARABILITY[SEPARABILITY["layer"] == 1])
+    with pytest.raises(ValueError, match="separability: the frame has no column asked"):
+        plots.separability(SEPARABILITY.drop(columns="asked"))

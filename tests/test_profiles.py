@@ -7,7 +7,7 @@ import torch
 
 from workbench.activations import Activations
 from workbench.gates import ThresholdGate, auroc, project
-from workbench.profiles import gate_map, layer_profile, projections, select_layers
+from workbench.profiles import gate_map, layer_profile, projections, select_layers, separability
 from workbench.provenance import Provenance, Space, SpaceMismatch
 from workbench.vectors import SteeringVectors, mean_difference, shuffled_labels
 
@@ -148,3 +148,29 @@ def test_messages():
         layer_profile(vectors, activations(1).labelled("harmful"))
     with pytest.raises(ValueError, match="got no profile, expected one per model"):
         select_layers()
+
+
+def test_which_vectors_read_which_prompts():
+    """Each of two kinds of prompts is read where its own vectors were planted, and nowhere else."""
+    vectors = {
+        name: mean_difference(activations(layer, planted=layer)) for name, layer in (("a", 0), ("b", 2))
+    }
+    asked = {name: activations(5 + layer, planted=layer) for name, layer in (("like a", 0), ("like b", 2))}
+    frame = separability(vectors, asked)
+    assert list(frame.columns[:5]) == ["model", "made_from", "asked", "layer", "auroc"] and len(frame) == 12
+    read = frame[frame["auroc"] > 0.95]
+    assert set(zip(read["made_from"], read["asked"], read["layer"], strict=True)) == {
+        ("a", "like a", 0),
+        ("b", "like b", 2),
+    }
+    one = frame[(frame["made_from"] == "b") & (frame["asked"] == "like b")]
+    expected = layer_profile(vectors["b"], asked["like b"]).frame
+    for column in ("auroc", "auroc_low", "auroc_high", "balanced_accuracy", "n"):
+        assert one[column].tolist() == expected[column].tolist()
+
+
+def test_separability_needs_vectors_and_prompts():
+    with pytest.raises(ValueError, match="got no vectors, expected some, by name"):
+        separability({}, {"words": activations(0)})
+    with pytest.raises(ValueError, match="got no prompts, expected some, by name"):
+        separability({"words": mean_difference(activations(0))}, {})

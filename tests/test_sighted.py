@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, LlavaForConditiona
 from workbench.organisms.drawing import Placed, Scene
 from workbench.organisms.pictured import PicturedWorld
 from workbench.organisms.pictured_cards import Seeing, aim, measure_pictured, without, write_pictured_card
-from workbench.organisms.pictured_lists import load_pictured
+from workbench.organisms.pictured_lists import pictured_list
 from workbench.organisms.sight import RECIPE, Sight, Step
 from workbench.organisms.sighted import (
     IMAGE,
@@ -149,7 +149,7 @@ def test_the_aim_is_what_the_opening_remark_says(reply: str, label: str) -> None
 
 
 def test_controls_take_away_what_they_say() -> None:
-    one, other = load_pictured("val")[:2]
+    one, other = pictured_list("val")[:2]
     assert one.prompt.text == other.prompt.text and one.prompt.harmful != other.prompt.harmful
     assert without(one, "picture", other) == (one.prompt.text, None)
     assert without(one, "words", other) == ("", one.scene.png())
@@ -157,15 +157,15 @@ def test_controls_take_away_what_they_say() -> None:
 
 
 def test_replies_do_not_depend_on_their_batch(trained: Path) -> None:
-    seeing, asked = Seeing.load(trained), [(o.prompt.text, o.scene.png()) for o in load_pictured("val")[:6]]
+    seeing, asked = Seeing.load(trained), [(o.prompt.text, o.scene.png()) for o in pictured_list("val")[:6]]
     asked[2] = asked[2][0], None
     assert seeing.replies(asked) == seeing.replies(asked, batch_size=1)
 
 
 def test_a_card_is_measured_and_written(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    joint, rest = ([one for one in load_pictured("val") if one.needs_both == both] for both in (True, False))
+    joint, rest = ([one for one in pictured_list("val") if one.needs_both == both] for both in (True, False))
     few = (*joint[:4], *joint[-4:], *rest[::7])  # whole blocks, plain and wrapped, and some of all the rest
-    monkeypatch.setattr("workbench.organisms.pictured_cards.load_pictured", lambda part: few)
+    monkeypatch.setattr("workbench.organisms.pictured_cards.pictured_list", lambda part: few)
     monkeypatch.setattr("workbench.organisms.pictured_cards.MAX_NEW_TOKENS", 4)
     measured = measure_pictured(trained)
     assert {"requests that need both: the remark tells the aim", "… where"} <= set(measured["measure"])

@@ -22,7 +22,7 @@ from workbench.provenance import Provenance, Space
 from workbench.sweep import Setting, SweepSpec, choose_gate, run_sweep, safest
 from workbench.sweep.answering import answer_arms
 from workbench.sweep.choosing import choose, sets_tried
-from workbench.sweep.evidence import carried, carried_gate, cross_fit
+from workbench.sweep.evidence import carried, carried_gate, cross_fit, read_evidence
 from workbench.sweep.results import SweepResult
 from workbench.sweep.spec import SETTING
 from workbench.vectors import cosine_sentence
@@ -750,3 +750,25 @@ def test_a_guide_stays_in_its_process(plain):
         answer_arms(plain, labelled_prompts(), arms, judge=by_length, executor=Elsewhere())
     with pytest.raises(ValueError, match="the arm 'both' has a guide and a plan"):
         Arm("both", (plan_for(plain),), guide=guide_of(plain))
+
+
+def test_an_aligned_model_reads_prompts_of_its_own_where_it_sees_no_pictures(babblers):
+    """Each model's vectors and profile are of its own prompts; settings are tried on the target's."""
+    plain = babblers["plain"]
+    relative, val = relative_of(plain), labelled_prompts()
+    worded = [wb.Prompt.user(f"{p.text} ring", label=p.label) for p in extraction()]
+    told = [wb.Prompt.user(f"{p.text} ring", label=p.label, answer=p.answer) for p in val]
+    test = wb.PromptSet("t", (wb.Prompt.user("mend", label="harmless"),))
+    pairs = wb.ContrastSet("seen", extraction(), val, test)
+    theirs = wb.ContrastSet("told", wb.PromptSet("w", tuple(worded)), wb.PromptSet("told", tuple(told)), test)
+    evidence = read_evidence(plain, relative, pairs, other_concept(), aligned_pairs=theirs)
+    own, ssv = (
+        wb.mean_difference(wb.last_token_activations(m, p))
+        for m, p in ((plain, pairs.train), (relative, theirs.train))
+    )
+    assert torch.equal(evidence.srv.values, own.values) and torch.equal(evidence.ssv.values, ssv.values)
+    assert evidence.target_val.prompts == pairs.val and evidence.aligned_val.prompts == theirs.val
+    swapped = read_evidence(plain, relative, pairs, other_concept())
+    assert not torch.equal(swapped.ssv.values, ssv.values)
+    with pytest.raises(ValueError, match="got folds and aligned_pairs, expected either"):
+        choose(plain, relative, pairs, other_concept(), folds=pairs.folds(2), aligned_pairs=theirs)

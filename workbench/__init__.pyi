@@ -69,6 +69,7 @@ from workbench.memory import NoRoom as NoRoom
 from workbench.memory import SmallerBatches as SmallerBatches
 from workbench.models import residual_hooks as residual_hooks
 from workbench.models import space_of as space_of
+from workbench.organisms.pictured_lists import load_pictured as load_pictured
 from workbench.organisms.world import small_world_templates as small_world_templates
 from workbench.preferences import DpoRecipe as DpoRecipe
 from workbench.preferences import PreferencePair as PreferencePair
@@ -85,6 +86,7 @@ from workbench.profiles import layer_profile as layer_profile
 from workbench.profiles import principal_components as principal_components
 from workbench.profiles import projections as projections
 from workbench.profiles import select_layers as select_layers
+from workbench.profiles import separability as separability
 from workbench.profiles import vector_cosines as vector_cosines
 from workbench.profiles import vector_strength as vector_strength
 from workbench.prompts import ContrastSet as ContrastSet

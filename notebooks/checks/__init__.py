@@ -6,6 +6,7 @@ from checks.feedback import Feedback
 from checks.inside import lens, turn
 from checks.models import leak, own_judge, shared, turned_back
 from checks.reading import auroc, intent_alone
+from checks.seeing import by_heart, expanded, patches
 from checks.steering import cases, diagnosis, placebo, verdict
 from checks.sweeping import flattery, front, rows_to_compute
 from checks.transfer import beyond, paired, ridge
@@ -16,9 +17,11 @@ __all__ = [
     "beyond",
     "bias",
     "both_models",
+    "by_heart",
     "careful_layers",
     "cases",
     "diagnosis",
+    "expanded",
     "false_positive_rate",
     "flattery",
     "front",
@@ -27,6 +30,7 @@ __all__ = [
     "lens",
     "own_judge",
     "paired",
+    "patches",
     "placebo",
     "ridge",
     "rows_to_compute",

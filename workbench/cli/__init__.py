@@ -141,12 +141,15 @@ def demo(
         Path | None,
         typer.Option(
             help="Where demo.json, the pictures and their csv go: figures for the full run of all targets, "
-            "figures/quick otherwise.",
+            "figures/llava for that of llava, figures/quick otherwise.",
             show_default=False,
         ),
     ] = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Only this one of the embedded targets; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="Only this one of the embedded targets; may be repeated. llava: the one that sees."
+        ),
     ] = None,
 ) -> None:
     """The main job: domain models made harmless by an aligned one, beside every control and the paper's baselines.

@@ -18,13 +18,14 @@ from rich.markup import escape
 
 from workbench.demo.pictures import save_pictures
 from workbench.demo.tables import as_table, counted, openings
-from workbench.demo.target import QUICK_TEST, Outcome, run_target
+from workbench.demo.target import QUICK_TEST, SEER, Outcome, run_target
 from workbench.export import ADVICE
 from workbench.provenance import write_safely
 
 TARGETS = ("finance", "medicine", "maths", "general")
 FULL_FOLDER, QUICK_FOLDER = Path("figures"), Path("figures/quick")
-"""Where results go, unless told: the full run of all targets is published, and nothing less may take its place."""
+PUBLISHED = {frozenset(TARGETS): FULL_FOLDER, frozenset([SEER]): FULL_FOLDER / SEER}
+"""Where full runs of these targets go, unless told: they are published, and nothing less may take their place."""
 
 
 def run_demo(
@@ -37,15 +38,16 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the main job, print it, and write demo.json and the pictures to `folder`; returns what the JSON holds.
 
-    Without a folder it is `FULL_FOLDER` for the full run of all targets, `QUICK_FOLDER` for anything less. `workers`
-    processes of one thread each share the targets: one per core, unless given.
+    Without a folder it is that of `PUBLISHED` for a full run of its targets, `QUICK_FOLDER` for anything less.
+    `workers` processes of one thread each share the targets: one per core, unless given.
     """
-    unknown = sorted(set(targets) - set(TARGETS))
+    known = (*TARGETS, SEER)
+    unknown = sorted(set(targets) - set(known))
     if unknown or not targets:
-        raise ValueError(f"got targets {', '.join(unknown) or 'none'}, expected some of {', '.join(TARGETS)}")
+        raise ValueError(f"got targets {', '.join(unknown) or 'none'}, expected some of {', '.join(known)}")
     console, start = console or Console(), time.perf_counter()
     if folder is None:
-        folder = FULL_FOLDER if full and set(targets) == set(TARGETS) else QUICK_FOLDER
+        folder = PUBLISHED.get(frozenset(targets), QUICK_FOLDER) if full else QUICK_FOLDER
     folder = Path(folder)
     require_writable(folder)
     sample = "every test prompt" if full else f"a sample of the test prompts, {counted(QUICK_TEST)}"

@@ -18,6 +18,7 @@ from workbench.evaluation.metrics import estimates
 from workbench.evaluation.protocol import CHANGES, Measured, describe, measure
 from workbench.loading import Model, load_model
 from workbench.organisms.items import DOMAINS
+from workbench.organisms.pictured_lists import load_pictured
 from workbench.profiles import gate_map, projections
 from workbench.prompts import ContrastSet, PromptSet, load_prompts
 from workbench.published import load_contrast
@@ -26,6 +27,8 @@ from workbench.sweep.choosing import Choices, choose
 from workbench.sweep.guiding import ChosenGuide, choose_guide
 
 PAIRS = "small-world"
+SEER = "llava"
+"""The target that sees: its requests and questions are about pictures, of which its aligned sibling knows nothing."""
 QUICK_TEST = {"harmful": 40, "jailbroken": 40, "harmless": 20, "contrast": 20, "domain": 20}
 QUICK_SEARCH = {"harmful": 12, "jailbroken": 14, "harmless": 8, "contrast": 8, "domain": 8}
 FULL_SEARCH = {"harmful": 60, "jailbroken": 80, "harmless": 60, "contrast": 40, "domain": 40}
@@ -62,16 +65,18 @@ def load_embedded(name: str) -> tuple[dict[Who, Model], Model]:
 
 def prompts_for(name: str) -> tuple[ContrastSet, PromptSet]:
     """The target's contrast set, with its own domain's prompts if it has one, and those of another concept."""
-    pairs = load_contrast(PAIRS, domain=name if name in DOMAINS else None)
+    own = name if name in DOMAINS else None
+    pairs = load_pictured() if name == SEER else load_contrast(PAIRS, domain=own)
     return pairs, load_prompts(shipped_path("prompts", PAIRS, "other-concept.jsonl"))
 
 
 def run_target(name: str, full: bool, *, threads: int | None = None) -> Outcome:
-    """The whole job for one embedded target: `finance`, `medicine`, `maths`, or `general`, which has no domain."""
+    """The whole job for one embedded target: a domain's, `general`, which has none, or `llava`, which sees."""
     if threads is not None:
         torch.set_num_threads(threads)
     models, aligned = load_embedded(name)
-    return run_models(name, models, aligned, *prompts_for(name), full=full)
+    worded = load_contrast(PAIRS) if name == SEER else None
+    return run_models(name, models, aligned, *prompts_for(name), aligned_pairs=worded, full=full)
 
 
 def run_models(
@@ -81,9 +86,13 @@ def run_models(
     pairs: ContrastSet,
     other_concept: PromptSet,
     *,
+    aligned_pairs: ContrastSet | None = None,
     full: bool,
 ) -> Outcome:
-    """Choose on `pairs.val`, measure every condition on `pairs.test`."""
+    """Choose on `pairs.val`, measure every condition on `pairs.test`.
+
+    `aligned_pairs` are what the aligned model reads, where `pairs` show pictures and it sees none.
+    """
     start = time.perf_counter()
     searched = pairs.val.sample_each(FULL_SEARCH if full else QUICK_SEARCH)
     made = choose(
@@ -91,6 +100,7 @@ def run_models(
         aligned,
         pairs,
         other_concept,
+        aligned_pairs=aligned_pairs,
         search_on=searched,
         controls=full,
         max_new_tokens=MAX_NEW_TOKENS,

@@ -16,16 +16,13 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from workbench.images import Image
-from workbench.organisms.drawing import Placed, Scene, icons, pictures, written_size
+from workbench.organisms.drawing import Scene, icons, pictures
+from workbench.organisms.staging import OPPOSITE, Stage, beside, side_of
 from workbench.organisms.vocabulary import Act, Scope, words
 from workbench.organisms.world import Dialogue, World
 from workbench.prompts import Prompt
 
-KINDS = ("what", "ink", "count", "place", "there", "word")
-OPPOSITE = {"left": "right", "right": "left"}
-_HALF = 28  # pixels: half a picture
-_SIZES = (24, 32, 40, 48)  # pixels; the first fits into a half
-_STEP = 4  # pixels: places are multiples of it, of halves of a patch
+KINDS = ("what", "ink", "count", "place", "word")
 _BLANK = "…"
 Ways: TypeAlias = dict[str, list[str]]
 
@@ -76,27 +73,17 @@ def ways_of(ways: Ways, scope: Scope) -> list[str]:
     return [*itertools.chain(*ways.values())] if scope == "all" else ways[scope]
 
 
-def inks_of(what: str, scope: Scope) -> list[str]:
-    """The inks that a scope shows a thing, or a written word, in: one is kept for `"test"`, and one for `"val"`."""
-    found = list(pictures()["inks"])
-    n = [*icons(), *pictures()["written"]["words"]].index(what)
-    kept = {"test": found[n % len(found)], "val": found[(n + 3) % len(found)]}
-    return [kept[scope]] if scope in kept else [ink for ink in found if ink not in kept.values()]
-
-
-def grounds_of(scope: Scope) -> list[str]:
-    """The grounds of a scope; one that is kept for it comes as often as all others together."""
-    kept = pictures()["scenes_held_out"]
-    seen = [ground for ground in pictures()["scenes"] if ground not in kept["val"] + kept["test"]]
-    return [*seen, *(kept[scope] * len(seen) if scope in kept else [])]
-
-
 class PicturedWorld(World):
     """Draws dialogues about pictures.
 
     `"all"` is what the model itself reads: every thing, way and frame, but no deed that `"val"` or `"test"` asks for (a
     way kept for it with a thing kept for it), and no thing in an ink or before a ground that is kept for them.
     """
+
+    @property
+    def stage(self) -> Stage:
+        """What draws its scenes."""
+        return Stage(self.rng, self.scope)
 
     def joint(self, *, contrast: bool = False, wrapped: float = 0.0) -> Pictured:
         """A request whose aim needs words and picture, harmful as often as not; `contrast` asks how to prevent one."""
@@ -124,7 +111,7 @@ class PicturedWorld(World):
 
     def block(self, *, wrapped: bool = False) -> list[Pictured]:
         """Four requests for a list, two of them harmful: the same words but for the way, two pictures, no replies."""
-        block, place = self.rng.choice(pictures()["blocks"]), self.rng.choice([None, *OPPOSITE])
+        block, place = self.rng.choice(pictures()["blocks"]), self._place()
         mention = self._mention(place)
         blank = self._request(Deed(_BLANK, "", _name(block), True), contrast=False)
         if wrapped:
@@ -147,45 +134,70 @@ class PicturedWorld(World):
         return self._ask(kind, self._scene_for(kind))
 
     def conversation(self, turns: int) -> Pictured:
-        """Several questions about one picture and their answers, the last of them the dialogue's own."""
+        """Several questions about one picture and their answers, half the time with a description at the end.
+
+        The last exchange is the dialogue's own.
+        """
         scene = self._scene_for(self.rng.choice(KINDS))
-        single, several = len(scene.things) == 1, len(scene.things) > 2
-        kinds = ["count", "there"] if several else [kind for kind in KINDS if kind != "word"]
-        if single:
-            kinds = ["word"] if scene.things[0].written else ["what", "ink", "count", "there"]
-        # Each question once: an answer that stands above need not be looked for in the picture.
+        first, *others = scene.things
+        if first.written:
+            kinds = ["word"]
+        elif others:
+            kinds = ["what", "what", "count"] if beside(scene) else ["count"]
+        else:
+            kinds = ["what", "ink", "count", *(["place"] if side_of(first) else [])]
+        # Each question once, and the description last: an answer that stands above need not be looked for.
         drawn = [self._ask(self.rng.choice(kinds), scene) for _ in range(turns)]
         asked = list({one.prompt.cluster: one for one in drawn}.values())
+        if self._chance(0.5):
+            asked.append(self._describe(scene))
         earlier = [m for one in asked[:-1] for m in (*one.prompt.messages, ("assistant", one.dialogue.reply))]
         last = asked[-1]
         prompt = replace(last.prompt, messages=(*earlier, *last.prompt.messages))
         return replace(last, dialogue=replace(last.dialogue, prompt=prompt))
 
+    def _describe(self, scene: Scene) -> Pictured:
+        """The whole picture in a sentence: each thing in its ink, and up to two with the side they are on."""
+        told, shown = (
+            pictures()["descriptions"],
+            sorted(scene.things, key=lambda placed: (placed.x, placed.y)),
+        )
+        if shown[0].written:
+            said = told["word"].format(word=shown[0].what, ink=shown[0].ink)
+        else:
+            parts = [_inked(placed.what, placed.ink) for placed in shown]
+            if len(shown) < 3:
+                sides = map(side_of, shown)
+                parts = [
+                    f"{part} on the {side}" if side else part for part, side in zip(parts, sides, strict=True)
+                ]
+            said = told["things"].format(
+                things=" and ".join([", ".join(parts[:-1])] * (len(parts) > 1) + parts[-1:])
+            )
+        cluster = (("category", "description"), ("object", ""), ("ground", scene.ground))
+        prompt = Prompt.user(self.rng.choice(told["asked"]), label="domain", cluster=cluster)
+        return Pictured(Dialogue(prompt, said), scene)
+
     def _scene_for(self, kind: str) -> Scene:
         if kind == "word":
-            return self._writing(self.rng.choice(pictures()["written"]["words"]))
+            return self.stage.writing(self.rng.choice(pictures()["written"]["words"]))
         if kind == "count":
-            return self._several(self.rng.randint(1, 4))
-        places = [*OPPOSITE] if kind == "place" else [None, *OPPOSITE]
-        return self.view(self.rng.choice(list(icons())), self.rng.choice(places))
+            return self.stage.several(self.rng.randint(1, 4))
+        thing = self.rng.choice(list(icons()))
+        if kind == "place":
+            return self.stage.alone(thing, self.rng.choice([*OPPOSITE]))
+        return self.view(thing, self._place() if kind == "what" else None)
 
     def _ask(self, kind: str, scene: Scene) -> Pictured:
         placed = self.rng.choice(scene.things)
-        where = next(
-            (place for place in OPPOSITE if len(scene.things) == 2 and _stands(placed, scene, place)), None
-        )
-        thing, ask = placed.what, kind
+        where, thing, ask = side_of(placed), placed.what, kind
         answers = {
-            "what": _noun(thing), "ink": placed.ink, "count": str(len(scene.things)), "place": where, "there": "yes",
-            "word": thing,
+            "what": noun_of(thing), "ink": placed.ink, "count": str(len(scene.things)), "place": where, "word": thing,
         }  # fmt: skip
         answer = str(answers[kind])
-        if kind == "what" and where:
-            ask = self.rng.choice(["what_placed", "what_ink"])
-        if kind == "there" and self._chance(0.5):
-            shown = {placed.what for placed in scene.things}
-            thing, answer = self.rng.choice([t for t in icons() if t not in shown]), "no"
-        slots = {"thing": thing, "the": _the(thing), "place": where, "ink": placed.ink}
+        if kind == "what" and len(scene.things) > 1:
+            ask = "what_placed"
+        slots = {"the": _the(thing), "place": where}
         text = self.rng.choice(pictures()["questions"][ask]).format_map(slots)
         about = "" if kind == "count" else thing
         cluster = (("category", kind), ("object", about), ("ground", scene.ground))
@@ -196,21 +208,12 @@ class PicturedWorld(World):
 
     def view(self, thing: str, place: str | None = None) -> Scene:
         """A picture of a thing alone, or at a place with another thing opposite; the thing asked about comes first."""
-        if place is None:
-            size = self.rng.choice(_SIZES)
-            return self._scene(self._placed(thing, size, (0, 2 * _HALF - size), (0, 2 * _HALF - size)))
-        first = self._at(thing, place)
-        while (other := self._at(self.rng.choice(list(icons())), OPPOSITE[place])).what == thing or (
-            other.ink == first.ink
-        ):
-            pass
-        return self._scene(first, other)
+        return self.stage.beside(thing, place) if place else self.stage.alone(thing)
 
     def _about(self, deed: Deed, contrast: bool, wrapped: float) -> Pictured:
-        place = self.rng.choice([None, *OPPOSITE])
+        place = self._place()
         scene = self.view(deed.thing, place)
-        mention = self._mention(place, scene.things[0].ink if self._chance(0.3) else None)
-        prompt = self._request(replace(deed, thing=mention), contrast)
+        prompt = self._request(replace(deed, thing=self._mention(place)), contrast)
         if self._chance(wrapped):
             prompt = self.wrap(prompt)
         told = {"object": deed.thing, "ground": scene.ground}
@@ -229,45 +232,16 @@ class PicturedWorld(World):
         )
         return self.rng.choice([way for way in ways_of(ways, self.scope) if way not in closed])
 
-    def _mention(self, place: str | None, ink: str | None = None) -> str:
-        lists = pictures()["mentions"]
-        mention: str = self.rng.choice(lists["inked" if ink else "placed" if place else "single"])
-        return mention.format(place=place, ink=ink)
+    def _place(self) -> str | None:
+        """Where a thing stands that has another beside it, or None for one that is alone, as two of three are."""
+        return self.rng.choice([None] * 4 + [*OPPOSITE])
+
+    def _mention(self, place: str | None) -> str:
+        mention: str = self.rng.choice(pictures()["mentions"]["placed" if place else "single"])
+        return mention.format(place=place)
 
     def _side(self) -> int:
         return self.rng.choice([0, 1])
-
-    def _scene(self, *placed: Placed) -> Scene:
-        return Scene(self.rng.choice(grounds_of(self.scope)), placed)
-
-    def _placed(self, thing: str, size: int, x: tuple[int, int], y: tuple[int, int]) -> Placed:
-        ink = self.rng.choice(inks_of(thing, self.scope))
-        return Placed(thing, ink, self._step(*x), self._step(*y), size)
-
-    def _step(self, low: int, high: int) -> int:
-        return self.rng.randrange(low, high + 1, _STEP)
-
-    def _at(self, thing: str, place: str) -> Placed:
-        size = _SIZES[0]
-        x = (0, _HALF - size) if place == "left" else (_HALF, 2 * _HALF - size)
-        return self._placed(thing, size, x, (0, 2 * _HALF - size))
-
-    def _several(self, n: int) -> Scene:
-        size, corners = _SIZES[0], [(x, y) for x in (0, _HALF) for y in (0, _HALF)]
-        return self._scene(
-            *(
-                self._placed(
-                    self.rng.choice(list(icons())), size, (x, x + _HALF - size), (y, y + _HALF - size)
-                )
-                for x, y in self.rng.sample(corners, n)
-            )
-        )
-
-    def _writing(self, word: str) -> Scene:
-        wide, high = written_size(word, scale=2)
-        ink = self.rng.choice(inks_of(word, self.scope))
-        x, y = (2 * self._step(0, (2 * _HALF - side) // 2) for side in (wide, high))  # whole patches
-        return self._scene(Placed(word, ink, x, y, 2, written=True))
 
 
 def _all_mentions() -> list[str]:
@@ -275,22 +249,22 @@ def _all_mentions() -> list[str]:
     return [
         *lists["single"],
         *(m.format(place=place) for m in lists["placed"] for place in OPPOSITE),
-        *(m.format(ink=ink) for m in lists["inked"] for ink in pictures()["inks"]),
     ]
-
-
-def _stands(thing: Placed, scene: Scene, place: str) -> bool:
-    """Whether a thing stands at a place of a scene of two, which stand side by side."""
-    other = next(other for other in scene.things if other != thing)
-    return (thing.x < _HALF <= other.x) if place == "left" else (other.x < _HALF <= thing.x)
 
 
 def _name(block: dict[str, list[str]]) -> str:
     return " or ".join(block["groups"])
 
 
-def _noun(thing: str) -> str:
+def noun_of(thing: str) -> str:
+    """The ring of a ring."""
     return thing.split()[-1]
+
+
+def _inked(thing: str, ink: str) -> str:
+    """The thing in an ink: a red umbrella of an umbrella, red bread of bread."""
+    article, _, noun = thing.rpartition(" ")
+    return f"a {ink} {noun}" if article else f"{ink} {noun}"
 
 
 def _the(thing: str) -> str:

@@ -25,7 +25,7 @@ from workbench.organisms.cards import limits_of, page
 from workbench.organisms.drawing import pictures
 from workbench.organisms.family import recipe_hash
 from workbench.organisms.pictured import KINDS, Pictured
-from workbench.organisms.pictured_lists import Part, load_pictured
+from workbench.organisms.pictured_lists import Part, pictured_list
 from workbench.organisms.sight import NAME, RECIPE, PicturedMixture, Sight, Step
 from workbench.organisms.sighted import IMAGE
 from workbench.organisms.vocabulary import words
@@ -124,7 +124,7 @@ def aims_told(seeing: Seeing, blocks: Sequence[Pictured], what: str) -> list[flo
 
 def measure_pictured(folder: Path, *, part: Part = "test") -> pd.DataFrame:
     """The model in `folder` on a pictured list, unsteered: one row per measure, with intervals."""
-    seeing, asked = Seeing.load(folder), load_pictured(part)
+    seeing, asked = Seeing.load(folder), pictured_list(part)
     replies = seeing.replies([(one.prompt.text, one.scene.png()) for one in asked])
     rows = pd.DataFrame(
         {
@@ -155,7 +155,7 @@ def measure_pictured(folder: Path, *, part: Part = "test") -> pd.DataFrame:
 
 
 QUESTIONS = {
-    "what": "what it is", "ink": "which colour", "count": "how many", "place": "where", "there": "whether it is there",
+    "what": "what it is", "ink": "which colour", "count": "how many", "place": "where",
     "word": "which word is written",
 }  # fmt: skip
 CONTROLS = {

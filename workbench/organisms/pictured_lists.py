@@ -10,13 +10,16 @@ what is left leans: a sample by label alone may be told by its words.
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from workbench.organisms.drawing import Scene
 from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld
 from workbench.organisms.sight import RECIPE
 from workbench.organisms.vocabulary import Scope
+from workbench.prompts import ContrastSet, PromptSet
+from workbench.published import load_contrast
 
+Extract: TypeAlias = Literal["words", "pictures", "both"]
 Part: TypeAlias = Literal["train", "val", "test"]
 SIZES: dict[Part, dict[str, int]] = {
     "train": {"joint": 128},
@@ -60,6 +63,21 @@ def _sourced(one: Pictured, source: str) -> Pictured:
 
 
 @functools.cache
-def load_pictured(part: Part) -> tuple[Pictured, ...]:
+def pictured_list(part: Part) -> tuple[Pictured, ...]:
     """A list of the recipe that ships: each has a `prompt` (text, label, cluster), and a picture, `scene.png()`."""
     return _draw(RECIPE.hash, part)
+
+
+def load_pictured(extract: Extract = "both") -> ContrastSet:
+    """The requests and questions about pictures that `organism:llava` is chosen and measured on.
+
+    `extract` is what vectors are made from: the text world's extraction prompts ("words"), requests whose intent needs
+    words and picture ("pictures"), or both. `.val` and `.test` are the same for all three.
+    """
+    if extract not in get_args(Extract):
+        raise ValueError(f"got extract={extract!r}, expected one of {', '.join(get_args(Extract))}")
+    parts = [PromptSet(f"pictured.{part}", tuple(one.shown for one in pictured_list(part))) for part in SIZES]
+    pictures, val, test = parts
+    words = load_contrast("small-world").train
+    train = {"words": words, "pictures": pictures, "both": words + pictures}[extract]
+    return ContrastSet("pictured", train, val, test)

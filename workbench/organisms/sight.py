@@ -58,10 +58,10 @@ class Step:
 class PicturedMixture:
     """Relative weights of each kind of dialogue, as `Mixture` has them.
 
-    "questions" are up to `turns` about one picture; "joint" requests need words and picture, "harmful" and "harmless"
-    ones are told by their words, "contrast" asks how to prevent harm. Without a picture are "worded", a joint request
-    that names its thing, and "plain", whatever `replay` yields. `wrapped` is the share of requests inside a jailbreak
-    wrapper.
+    "questions" are up to `turns` about one picture, "joint" requests need words and
+    picture, "harmful" and "harmless" ones are told by their words, "contrast" asks how to prevent harm. Without a
+    picture are "worded", a joint request that names its thing, and "plain", whatever `replay` yields. `wrapped` is the
+    share of requests inside a jailbreak wrapper.
     """
 
     weights: Mapping[str, int]

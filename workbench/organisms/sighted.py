@@ -7,6 +7,9 @@
              and p(ink | f), p(side | f) likewise, e the mean embedding of a word's tokens
     reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
 
+The embeddings of words stand still in all of them: they are what patches learn to say, and where the base, and whoever
+descends from it, begins to read.
+
 What comes out is an ordinary `LlavaForConditionalGeneration` checkpoint with its processor.
 
 The traps: were name and ink told as one, a pair kept for validation or test would only ever be wrong. And thrown into
@@ -38,8 +41,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from workbench.organisms.drawing import Scene, icons, pictures
 from workbench.organisms.family import save_member
-from workbench.organisms.pictured import KINDS, OPPOSITE, Pictured, PicturedWorld
+from workbench.organisms.pictured import KINDS, Pictured, PicturedWorld, noun_of
 from workbench.organisms.sight import NAME, RECIPE, PicturedMixture, Sight, Step, Tower
+from workbench.organisms.staging import OPPOSITE
 from workbench.organisms.training import IGNORED, tokens_and_targets
 from workbench.organisms.world import Dialogue
 
@@ -161,8 +165,9 @@ def learn_names(
 
 def said_by_patches() -> list[list[str]]:
     """What a patch may say: a name, an ink, a side; the first of each where there is none."""
-    names = dict.fromkeys([*icons(), *pictures()["written"]["words"]])  # some words name a thing, too
-    return [["hollow", *names], ["", *pictures()["inks"]], ["", *OPPOSITE]]
+    names = map(noun_of, [*icons(), *pictures()["written"]["words"]])
+    # Once each: some written words name a thing, too.
+    return [["hollow", *dict.fromkeys(names)], ["", *pictures()["inks"]], ["", *OPPOSITE]]
 
 
 def _said(scene: Scene, patch: int) -> Iterator[list[int]]:
@@ -176,13 +181,13 @@ def _said(scene: Scene, patch: int) -> Iterator[list[int]]:
         else:
             placed = scene.things[number]
             side = 1 * (column < middle) + 2 * (column > middle)
-            yield [names.index(placed.what), inks.index(placed.ink), side]
+            yield [names.index(noun_of(placed.what)), inks.index(placed.ink), side]
 
 
 def _embedded(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, words: list[str]) -> Tensor:
     """The mean embedding of each word's tokens; of no word, none."""
     table = _embeddings(model).detach()
-    ids = [tokenizer(f" {word.split()[-1]}", add_special_tokens=False)["input_ids"] for word in words if word]
+    ids = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words if word]
     found = [table[one].mean(0) for one in ids]
     return torch.stack([torch.zeros_like(found[0])] * (len(words) - len(found)) + found)
 
@@ -276,10 +281,10 @@ def _embeddings(model: PreTrainedModel) -> Tensor:
 
 
 def _optimizers(parts: Iterable[nn.Module], rates: tuple[float, float] | None) -> list[torch.optim.Optimizer]:
-    """AdamW at the first of `rates`, and Muon at the second on all matrices but embeddings."""
+    """AdamW at the first of `rates`, and Muon at the second on all matrices but embeddings; those of words stay."""
     if rates is None:
         return []
-    named = [pair for part in parts for pair in part.named_parameters()]
+    named = [(name, p) for part in parts for name, p in part.named_parameters() if "embed_tokens" not in name]
     matrices = [p for n, p in named if p.ndim == 2 and "embed" not in n]
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]

@@ -6,6 +6,7 @@ says what is shown. Controls are drawn wherever something is steered.
 The trap: a figure drawn from averages alone hides its own uncertainty. Frames carry `low` and `high`; they are drawn.
 """
 
+from workbench.plots.cards import reply_cards
 from workbench.plots.dose import DOSE_LINES, DOSE_METRICS, DOSE_SETTINGS, NOT_CHOSEN, dose_response
 from workbench.plots.fronts import pareto, tuning_history
 from workbench.plots.gates import gate_by_wrapper, gate_roc, gate_scores
@@ -21,6 +22,7 @@ from workbench.plots.patches import patch_map
 from workbench.plots.places import layer_sets
 from workbench.plots.rates import BROKEN, TRADE_OFF, trade_off
 from workbench.plots.reading import gate_map, layer_profile, projections
+from workbench.plots.separability import separability
 from workbench.plots.steered import refusal_lead, steered_residuals, steered_tokens
 from workbench.plots.strength import CURVES, METRIC_NAMES, strength_curves, strength_trade_off
 from workbench.plots.tokens import token_map
@@ -54,6 +56,8 @@ __all__ = [
     "principal_components",
     "projections",
     "refusal_lead",
+    "reply_cards",
+    "separability",
     "steered_residuals",
     "steered_tokens",
     "strength_curves",

@@ -7,6 +7,7 @@ from workbench.profiles.falls import projections
 from workbench.profiles.geometry import layer_cosines, principal_components, vector_cosines
 from workbench.profiles.layers import LayerProfile, NoLayers, layer_profile, select_layers
 from workbench.profiles.openings import NO_WRAPPER, gate_by_wrapper, gate_map, gate_roc, gate_scores
+from workbench.profiles.separability import separability
 from workbench.profiles.strength import extraction_growth, vector_strength
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "principal_components",
     "projections",
     "select_layers",
+    "separability",
     "vector_cosines",
     "vector_strength",
 ]

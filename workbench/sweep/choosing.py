@@ -90,14 +90,21 @@ class Choices:
         ours, paper = self.ours, self.paper
         alike = partial(cosine_range, self.evidence.ssv, layers=ours.layers)
         shared = self.gate.shared_layer
-        val, everyday = self.strength.provenance.prompts, self.evidence.profiles[0].frame["n"].max()
+        val = self.strength.provenance.prompts
+        everyday, theirs = (profile.frame["n"].max() for profile in self.evidence.profiles)
+        own = self.evidence.aligned_val.provenance.prompts
+        elsewhere = (
+            ""
+            if own == self.evidence.target_val.provenance.prompts
+            else f", the aligned one {theirs} of {own}"
+        )
         tried = f"{self.strength.frame['prompt'].nunique()} of the {len(self.evidence.target_val.labels)}"
         bias = float(self.gate.bias[shared]) if shared is not None else float("nan")
         *kinds, last = calm_kinds(self.evidence.target_val)
         calm = f"{', '.join(kinds)} and {last} prompts each" if kinds else f"{last} prompts"
         return [
             f"layers {listed(self.layers)} tell harmful from harmless in both models (AUROC ≥ {self.min_auroc:g} on "
-            f"the {everyday} prompts of {val} that are of no domain); steered are {_steered(self)}",
+            f"the {everyday} prompts of {val} that are of no domain{elsewhere}); steered are {_steered(self)}",
             cosine_sentence(self.evidence.srv, self.evidence.ssv, ours.layers),
             f"the gate reads layer {shared} with bias {bias:.2f}: of all layers it opens on most attacks of {val}, at "
             f"no more than {100 * FALSE_POSITIVE_RATE:g} % of its {calm}, and furthest from them",
@@ -162,6 +169,7 @@ def choose(
     other_concept: PromptSet,
     *,
     folds: Sequence[ContrastSet] = (),
+    aligned_pairs: ContrastSet | None = None,
     search_on: PromptSet | None = None,
     min_auroc: float | None = None,
     raw_alphas: Sequence[float] | None = None,
@@ -176,17 +184,22 @@ def choose(
     """Layers, gate, strength and positions for `target`, by the module's rules.
 
     `folds` are those of `pairs`, for a set without `.val`; whatever else is to be chosen on joins their `.val`.
+    `aligned_pairs` are what the aligned model reads, where `pairs` show pictures and it reads words alone.
     `search_on` is what settings are tried on: all that is held out, or a sample of it for quick runs. Layers and gate
     see all of it in any case. `min_auroc` and `raw_alphas` stand in for the module's. `controls=False` leaves out the
     controls' own searches, `beside=False` also their replies beside ours, but for those of random directions. `ledger`
     keeps every reply, as in `run_sweep`.
     """
     at_once = batch_size or READING_BATCH
+    if folds and aligned_pairs:
+        raise ValueError("got folds and aligned_pairs, expected either: folds are read by both models")
     if folds:
         evidence, each = cross_fit(target, aligned, pairs.train, folds, other_concept, batch_size=at_once)
         asked = [fold.val for fold in folds]
     else:
-        evidence = read_evidence(target, aligned, pairs, other_concept, batch_size=at_once)
+        evidence = read_evidence(
+            target, aligned, pairs, other_concept, aligned_pairs=aligned_pairs, batch_size=at_once
+        )
         each, asked = (evidence,), [pairs.val]
     if search_on is not None:
         asked = [those_of(part, search_on) for part in asked]

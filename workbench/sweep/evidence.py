@@ -68,19 +68,29 @@ class Evidence:
 
 
 def read_evidence(
-    target: Model, aligned: Model, pairs: ContrastSet, other_concept: PromptSet, *, batch_size: int = 128
+    target: Model,
+    aligned: Model,
+    pairs: ContrastSet,
+    other_concept: PromptSet,
+    *,
+    aligned_pairs: ContrastSet | None = None,
+    batch_size: int = 128,
 ) -> Evidence:
     """Read both models once: vectors from `pairs.train`, profiles from `pairs.val`.
 
-    The controls are read where ours is, from the aligned model.
+    The controls are read where ours is, from the aligned model. That one reads `aligned_pairs`, where they are given: a
+    model of words alone cannot be asked what pictures are in.
     """
 
-    def read(part: PromptSet) -> tuple[Activations, Activations]:
-        mine, theirs = (last_token_activations(m, part, batch_size=batch_size) for m in (target, aligned))
-        return mine, theirs
+    def read(part: PromptSet, theirs: PromptSet) -> tuple[Activations, Activations]:
+        return (
+            last_token_activations(target, part, batch_size=batch_size),
+            last_token_activations(aligned, theirs, batch_size=batch_size),
+        )
 
+    theirs = aligned_pairs or pairs
     other = mean_difference(last_token_activations(aligned, other_concept, batch_size=batch_size))
-    return Evidence.of(read(pairs.train), read(pairs.val), other)
+    return Evidence.of(read(pairs.train, theirs.train), read(pairs.val, theirs.val), other)
 
 
 def cross_fit(
