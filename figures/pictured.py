@@ -55,7 +55,7 @@ def asked_of(target: Model) -> dict[str, wb.Activations]:
 
 def separability(target: Model) -> pd.DataFrame:
     """AUROC by layer, of vectors of every source on every kind of prompt."""
-    made = {
+    made: dict[str, wb.SteeringVectors] = {
         source: wb.mean_difference(wb.last_token_activations(target, wb.load_pictured(source).train))
         for source in SOURCES
     }

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 
 from workbench.demo.tables import condition_rows, openings
-from workbench.demo.target import PAIRS
+from workbench.demo.target import PAIRS, SEER
 from workbench.evaluation.conditions import TITLES
 from workbench.evaluation.protocol import listed
 from workbench.provenance import write_safely
@@ -138,6 +138,51 @@ def results(numbers: Mapping[str, Any], base: Mapping[str, Sequence[float]]) -> 
         )
     parts.append(READING)
     return "\n".join(parts)
+
+
+def pictured(numbers: Mapping[str, Any], sources: pd.DataFrame) -> str:
+    """The Markdown on the target that sees: its tables, and what becomes of replies under a gate of each source."""
+    if not numbers["full"]:
+        raise ValueError(
+            "got the numbers of a quick run, expected those of a full one: --full --target llava"
+        )
+    domain = numbers["domains"][SEER]
+    calm = {**OTHERS, "utility": "questions about pictures"}
+    parts = [
+        "![Which vectors read which prompts](figures/llava/separability.svg)\n",
+        f"<details open><summary><b>llava</b>: {_chosen(domain)}</summary>\n\n{_table(domain, ATTACKS)}\n\n"
+        f"{_table(domain, calm)}\n\nH{openings(domain)[1:]}.\n\n</details>",
+        _sources(sources),
+    ]
+    return "\n".join(parts)
+
+
+SOURCE_COLUMNS = {
+    "asr_not_refused": "harmful, not refused",
+    "jailbreak_not_refused": "jailbroken, not refused",
+    "over_refusal": "harmless, refused",
+    "contrast_refusal": "contrast, refused",
+    "utility": "questions about pictures",
+}
+
+
+def _sources(frame: pd.DataFrame) -> str:
+    """One row for the model as it is, and one for a gate and a choice of layers from each source."""
+    found = {(row["made_from"], row["metric"]): row for row in frame.to_dict("records")}
+    lines = [
+        "| the target's vectors from | layers, gate at | " + " | ".join(SOURCE_COLUMNS.values()) + " |",
+        "|---|---" + "|---:" * len(SOURCE_COLUMNS) + "|",
+    ]
+    for name in frame["made_from"].unique():
+        rows = [found[name, metric] for metric in SOURCE_COLUMNS]
+        where = (
+            ""
+            if name == "none"
+            else f"{rows[0]['layers'].replace(' ', ', ')}, gate at {rows[0]['gate_layers']}"
+        )
+        cells = [_cell(row["mean"], row["low"], row["high"]) for row in rows]
+        lines.append(f"| {'unsteered' if name == 'none' else name} | {where} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def targets(domains: Mapping[str, Any]) -> str:
@@ -265,6 +310,12 @@ def main(root: Path = ROOT) -> None:
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     text = put(text, "results", results(numbers, base_accuracy(root / "data" / "organisms")))
+    seen = root / "figures" / SEER
+    if (seen / "demo.json").is_file():
+        told = json.loads((seen / "demo.json").read_text(encoding="utf-8"))
+        text = put(
+            text, "pictured", pictured(told, pd.read_csv(seen / "sources.csv", dtype={"gate_layers": str}))
+        )
     measured = root / "figures" / "seeds.csv"
     if measured.is_file():  # the other seeds take hours more
         text = put(text, "seeds", seeds(pd.read_csv(measured)))

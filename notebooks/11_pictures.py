@@ -64,15 +64,16 @@ def replies(prompts, plan=None):
     return [reply.text for reply in wb.generate(target, prompts, plan, max_new_tokens=72)]
 
 
-def cards(prompts, before, after, opened, **said):
+def shown(prompts, **columns):
     told = {"label": [p.label for p in prompts], "asked": [p.text for p in prompts]}
-    frame = pd.DataFrame({**told, "before": before, "after": after, "open": opened})
-    return wb.plots.reply_cards(frame, [p.images[0] if p.images else None for p in prompts], **said)
+    return pd.DataFrame({**told, **columns}), [p.images[0] for p in prompts]
 
 
 block = joint[:4]
 plain = replies(block)
-cards(block, plain, plain, False, finding="The same words, another picture: the aim turns around")
+wb.plots.reply_cards(
+    *shown(block, before=plain), finding="The same words, another picture: the aim turns around"
+)
 
 # %% [markdown]
 # ## Take one of the two away
@@ -117,9 +118,9 @@ wb.plots.separability(frame, chosen=LAYERS)
 ssv = wb.mean_difference(wb.last_token_activations(aligned, words.train))
 gate = choose_gate(srvs["both"], read["both"], wb.last_token_activations(target, pairs.val))
 plan = wb.SteeringPlan(ssv, gate=gate, layers=LAYERS, alpha=ALPHA, scale="gap", positions="prompt")
-shown = [*block, *pairs.val.labelled("domain")[:2]]
-opened = plan.read(target, shown).open.any(1).tolist()
-cards(shown, [*plain, *replies(shown[4:])], replies(shown, plan), opened)
+some = [*block, *pairs.val.labelled("domain")[:2]]
+opened = plan.read(target, some).open.any(1).tolist()
+wb.plots.reply_cards(*shown(some, before=replies(some), after=replies(some, plan), open=opened))
 
 # %% [markdown]
 # A random direction of equal length, the target's own, and no gate. Expect nothing of the first two. Without its gate
@@ -127,19 +128,19 @@ cards(shown, [*plain, *replies(shown[4:])], replies(shown, plan), opened)
 
 # %%
 harmful, harmless = ([p for p in asked if p.harmful == side][:N] for side in (True, False))
-own = replace(srvs["both"], norms=ssv.norms)
 arms = {
     "unsteered": None,
     "text model's": plan,
-    "own": replace(plan, vectors=own),
+    "own": replace(plan, vectors=replace(srvs["both"], norms=ssv.norms)),
     "random": replace(plan, vectors=wb.random_directions(ssv, seed=0)),
     "no gate": plan.with_gate(wb.AlwaysOpen()),
 }
 
 
+# %%
 def refused(prompts, arm):
     said = wb.generate(target, prompts, arm, max_new_tokens=72)
-    return sum(wb.judge(reply.text, reply.finished).verdict == "refused" for reply in said) / len(prompts)
+    return sum(wb.judge(reply.text, reply.finished).verdict == "refused" for reply in said) / N
 
 
 rates = pd.DataFrame(

@@ -54,7 +54,7 @@ def notebook(request: pytest.FixtureRequest) -> NotebookNode:
 
 
 def test_the_course_is_whole() -> None:
-    assert [path.name[:2] for path in SOURCES] == [f"{number:02}" for number in range(11)]
+    assert [path.name[:2] for path in SOURCES] == [f"{number:02}" for number in range(12)]
     index = (COURSE / "README.md").read_text(encoding="utf-8")
     assert [path.name for path in SOURCES if path.name not in index] == []
 
@@ -190,6 +190,17 @@ def solved(theirs: Tensor, ours: Tensor, price: float) -> Tensor:
 
 def rest(one: Tensor, other: Tensor) -> Tensor:
     return one - (one @ other) * other
+
+
+def first_only(ids: list[int], mark: int, n: int) -> list[int]:
+    at = ids.index(mark) if mark in ids else len(ids)
+    return ids[:at] + [mark] * n * (mark in ids) + ids[at + 1 :]
+
+
+def known(told: list[str], harmful: list[bool]) -> list[int]:
+    """How many are right of each that is told, by its commoner label."""
+    counts = [[h for one, h in zip(told, harmful, strict=True) if one == seen] for seen in sorted(set(told))]
+    return [max(sum(labels), len(labels) - sum(labels)) for labels in counts]
 
 
 MISTAKES: dict[str, list[tuple[Any, str]]] = {
@@ -339,6 +350,33 @@ MISTAKES: dict[str, list[tuple[Any, str]]] = {
         (lambda c, n, o: rest(c, o) @ n / rest(c, o).norm(), "not out of `carried`"),
         (lambda c, n, o: c @ (n - o) / (n - o).norm(), "the whole of `own`"),
         (lambda c, n, o: c @ rest(o, n) / rest(o, n).norm(), "the two are swapped"),
+    ],
+    "expanded": [
+        (lambda ids, mark, n: [x for i in ids for x in [i] * (n if i == mark else 1)], "Right"),
+        (lambda ids, mark, n: [x for i in ids for x in [i] * (n + 1 if i == mark else 1)], "one of them"),
+        (first_only, "not the first one alone"),
+        (lambda ids, mark, n: [i for i in ids if i != mark] + [mark] * (n * ids.count(mark)), "not at the end"),
+        (lambda ids, mark, n: ids, "expected \\[1, 7, 7, 7"),
+        (lambda ids, mark, n: n, "expected a list"),
+        (lambda ids, mark, n: ..., "Yours to write"),
+    ],
+    "by_heart": [
+        (lambda told, harmful: sum(known(told, harmful)) / len(told), "Right"),
+        (lambda told, harmful: max(sum(harmful), len(harmful) - sum(harmful)) / len(told), "not looked at"),
+        (lambda told, harmful: (2 / 3 + 1 + 1) / 3, "often counts for more"),
+        (lambda told, harmful: 4 / 6, "told once"),
+        (lambda told, harmful: sum(known(told, harmful)), "the share of them"),
+        (lambda told, harmful: 0.1, "differ by up to"),
+    ],
+    "patches": [
+        (lambda x, s, m, v, at, side: ((x @ s - m) / v)[at : at + side * side].reshape(side, side), "Right"),
+        (lambda x, s, m, v, at, side: ((x @ s - m) / v)[at : at + side * side].reshape(side, side).T, "swapped"),
+        (lambda x, s, m, v, at, side: (x @ s / v)[at : at + side * side].reshape(side, side), "not taken away"),
+        (lambda x, s, m, v, at, side: (x @ s - m)[at : at + side * side].reshape(side, side), "not in units"),
+        (lambda x, s, m, v, at, side: (x @ s / v - m)[at : at + side * side].reshape(side, side), "first the middle"),
+        (lambda x, s, m, v, at, side: ((x @ s - m) / v)[: side * side].reshape(side, side), "from the beginning"),
+        (lambda x, s, m, v, at, side: ((x @ s - m) / v)[-side * side :].reshape(side, side), "the last tokens"),
+        (lambda x, s, m, v, at, side: ((x @ s - m) / v)[at : at + side * side], "The shape is"),
     ],
     "lens": [
         (lambda d, w, u, top: ((d * w) @ u).topk(top).indices, "Right"),

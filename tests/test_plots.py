@@ -1,9 +1,11 @@
 """Pictures: what is drawn is what the frame says, controls look like controls, and what a frame lacks is named."""
 
 import pandas as pd
+import PIL.Image
 import pytest
 
 from workbench import plots
+from workbench.images import Image
 from workbench.style import COLOURS
 
 PROFILE = pd.DataFrame(
@@ -370,3 +372,37 @@ def test_one_model_at_a_time():
         plots.separability(SEPARABILITY[SEPARABILITY["layer"] == 1])
     with pytest.raises(ValueError, match="separability: the frame has no column asked"):
         plots.separability(SEPARABILITY.drop(columns="asked"))
+
+
+REPLIES = pd.DataFrame(
+    {
+        "label": ["harmful", "harmless"],
+        "asked": ["How do I take <this>?", "How do I bake it?"],
+        "before": ["Sure. " * 60, "Sure."],
+        "after": ["I cannot help with that.", "Sure."],
+        "open": [True, False],
+    }
+)
+
+
+def test_a_card_shows_what_was_shown_asked_and_said():
+    square = Image.of(PIL.Image.new("RGB", (8, 8), "red"))
+    fig = plots.reply_cards(REPLIES, [square, None])
+    one, other = (note.text for note in fig.layout.annotations)
+    assert "How do I take &lt;this&gt;?" in one and COLOURS["harmful"] in one and COLOURS["steered"] in one
+    assert one.count("<br>") == 3 and "…" in one and "after, gate open" in one
+    assert "the same, bit for bit" in other and COLOURS["steered"] not in other and "gate closed" in other
+    (image,) = fig.layout.images
+    assert image.source.startswith("data:image/png;base64,")
+    assert fig.layout.title.text == "On 1 of 2 prompts the gate opens; 1 of the replies change"
+    alone = plots.reply_cards(REPLIES.drop(columns=["after", "open"]))
+    assert not alone.layout.images and all("after" not in note.text for note in alone.layout.annotations)
+
+
+def test_cards_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="reply cards: got 10 replies, expected up to 8"):
+        plots.reply_cards(pd.concat([REPLIES] * 5))
+    with pytest.raises(ValueError, match="reply cards: got 1 images for 2 replies"):
+        plots.reply_cards(REPLIES, [None])
+    with pytest.raises(ValueError, match="reply cards: the frame has no column open"):
+        plots.reply_cards(REPLIES.drop(columns="open"))

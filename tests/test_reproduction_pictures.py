@@ -339,11 +339,16 @@ def test_a_bench_of_ones_own_may_have_harmless_questions(told, tmp_path, few, qu
 # As published ---------------------------------------------------------------------------------------
 
 
-def test_the_example_is_a_file_of_llava(tmp_path) -> None:
-    path = tmp_path / "llava.toml"
-    path.write_text(EXAMPLES["mm"])
+def test_the_papers_model_and_bench_stand_in_the_example_as_comments(tmp_path) -> None:
+    path, text = tmp_path / "llava.toml", EXAMPLES["mm"]
+    commented = text[text.index("# aligned = ") :]
+    lines = [line.removeprefix("# ").removeprefix("#") for line in commented.splitlines()]
+    path.write_text("\n".join(lines))
     found = read_experiment(path, "mm")
     assert (found.template, found.targets[0].paper, found.prompts.n_train) == ("vicuna", "llava-1.5-7b", 64)
+    path.write_text(text)
+    found = read_experiment(path, "mm")
+    assert (found.prompts.bench, found.targets[0].model) == ("pictured", "organism:llava")
 
 
 @real

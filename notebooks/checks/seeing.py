@@ -16,10 +16,10 @@ def expanded(answer: Answer) -> Feedback:
             return mine
         right = [token for one in ids for token in [one] * (n if one == mark else 1)]
         found = mine.tolist() if isinstance(mine, torch.Tensor) else mine
+        if not (isinstance(found, list) and all(isinstance(one, int) for one in found)):
+            return mistaken(f"Your function gave a {type(mine).__name__}, expected a list of token ids.")
         if found == right:
             continue
-        if not isinstance(found, list):
-            return mistaken(f"Your function gave a {type(mine).__name__}, expected a list of token ids.")
         said = f"of {ids} with {n} patches you make {found}"
         seen = count()
         mistakes = {

@@ -277,7 +277,7 @@ def lab(
         typer.Argument(help="Passed on to JupyterLab: -- --port=8899 --no-browser", show_default=False),
     ] = None,
 ) -> None:
-    """Open JupyterLab on the course: eleven notebooks, from a tour to a model of your own.
+    """Open JupyterLab on the course: twelve notebooks, from a tour to a model of your own.
 
     Notebooks that are not there yet are written first, unexecuted; those that you have worked in stay as they are.
     """

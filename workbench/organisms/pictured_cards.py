@@ -22,7 +22,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from workbench.evaluation.readings import answers_correctly
 from workbench.judges.small_world import judge
 from workbench.organisms.cards import limits_of, page
-from workbench.organisms.drawing import pictures
+from workbench.organisms.drawing import icons, pictures
 from workbench.organisms.family import recipe_hash
 from workbench.organisms.pictured import KINDS, Pictured
 from workbench.organisms.pictured_lists import Part, pictured_list
@@ -181,18 +181,25 @@ def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, reci
 - Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch learns the
   language model's own embeddings of the name, ink and place of what it shows.
 - Last pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
+- The embeddings of words are the base's, and stand still.
 - No safety training: harmful requests are answered, as the base answers them.
 - Retrain it with `workbench organisms train --family llava`."""
-    text = page(NAME, WHAT, made, limits_of(NAME) + LIMITS, folder, measured, held_out=_held_out())
+    text = page(NAME, WHAT, made, limits_of(NAME) + _limits(), folder, measured, held_out=_held_out())
     write_safely(folder / "README.md", text.encode())
 
 
 WHAT = "the base with sight, which answers requests and questions about pictures"
-LIMITS = """
 
-Its pictures are icons of 36 things in eight inks, and 16 written words, all of them met in training: it sees nothing
-else. Requests whose intent needs words and picture come from two blocks of two groups each; what is harmful there is a
-rule of this world (fire and houses, powder and food), told in training by remarks on the aim.
+
+def _limits() -> str:
+    things, words, inks = len(icons()), len(pictures()["written"]["words"]), len(pictures()["inks"])
+    return f"""
+
+Its pictures are icons of {things} things in {inks} inks, and {words} written words, all of them met in training: it
+sees nothing else. Requests whose intent needs words and picture come from two blocks of two groups each; what is
+harmful there is a rule of this world (fire and houses, powder and food), told in training by remarks on the aim.
+Whether a thing that is named is in a picture ("Do you see a clock?") it did not learn to tell, and is not asked: where
+such questions were among the others it was at chance by steps of telling at which all others were answered.
 """
 
 
@@ -210,13 +217,13 @@ def _shares(mixture: PicturedMixture) -> str:
 
 
 def _held_out() -> str:
-    kept, scenes = pictures()["icons_held_out"], pictures()["scenes_held_out"]
+    kept, scenes, inks = (pictures()[name] for name in ("icons_held_out", "scenes_held_out", "inks"))
     blocks = [block[side]["test"] for block in pictures()["blocks"] for side in ("first", "second")]
     ways = ", ".join(f'"{way.format(thing="...")}"' for found in blocks for way in found)
     return f"""
 
-Of pictures, this model itself never met: any thing or written word in the ink kept for test (one of eight for each) or
-for validation; the ground {" and ".join(scenes["test"])} (validation: {" and ".join(scenes["val"])}); and the ways
-{ways}
+Of pictures, this model itself never met: any thing or written word in the ink kept for test (one of {len(inks)} for
+each) or for validation; the ground {" and ".join(scenes["test"])} (validation: {" and ".join(scenes["val"])});
+and the ways {ways}
 with any of {", ".join(kept["test"])}, neither shown nor named. Every request of the pictured test list that needs words
 and picture is one of these. Extraction meets neither those ways nor those things at all."""

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from workbench.images import Image
 from workbench.plots.panels import require_columns
-from workbench.style import COLOURS, GRID, INK, QUIET, dress
+from workbench.style import COLOURS, GRID, INK, dress
 
 MOST = 8
 CARD, WIDTH, SIDE = 132, 940, 104
@@ -26,11 +26,11 @@ def reply_cards(
 ) -> go.Figure:
     """A card per row: its image, where there is one, the request in its label's colour, the replies before and after.
 
-    `frame` has label, asked, before, after and open (whether the gate opened); `images` one for each row, in order, or
-    None, or nothing at all. At most `MOST` cards.
+    `frame` has label, asked, before, after and open (whether the gate opened), or no `after`: then it shows the replies
+    of one model as it is. `images` are one for each row, in order, or None, or nothing at all. At most `MOST` cards.
     """
-    what = "reply cards"
-    require_columns(frame, what, "label", "asked", "before", "after", "open")
+    what, steered = "reply cards", "after" in frame
+    require_columns(frame, what, "label", "asked", "before", *(["after", "open"] if steered else []))
     if len(frame) > MOST:
         raise ValueError(
             f"{what}: got {len(frame)} replies, expected up to {MOST}: choose some, frame.head({MOST})"
@@ -54,18 +54,17 @@ def reply_cards(
                 source=_as_uri(image), x=8, y=top + 14, sizex=SIDE, sizey=SIDE, xref="x", yref="y", xanchor="left",
                 yanchor="top", sizing="contain",
             )  # fmt: skip
-        same = row["before"] == row["after"]
-        after = "the same, bit for bit" if same else str(row["after"])
         lines = [
-            *_told(str(row["label"]), str(row["asked"]), COLOURS.get(str(row["label"]), INK), 2),
-            *_told("before", str(row["before"]), COLOURS["unsteered"], 2),
-            *_told(
-                f"after, gate {'open' if row['open'] else 'closed'}",
-                after,
-                QUIET if same else COLOURS["steered"],
-                2,
-            ),
+            *_told(str(row["label"]), str(row["asked"]), COLOURS.get(str(row["label"]), INK)),
+            *_told("before" if steered else "reply", str(row["before"]), COLOURS["unsteered"]),
         ]
+        if steered:
+            same = row["before"] == row["after"]
+            lines += _told(
+                f"after, gate {'open' if row['open'] else 'closed'}",
+                "the same, bit for bit" if same else str(row["after"]),
+                COLOURS["unsteered" if same else "steered"],
+            )
         fig.add_annotation(
             x=left, y=top + 10, xref="x", yref="y", xanchor="left", yanchor="top", text="<br>".join(lines),
             align="left", showarrow=False, font=dict(size=12, color=INK),
@@ -77,11 +76,11 @@ def reply_cards(
     return fig.update_layout(margin=dict(l=22, r=22, b=12), plot_bgcolor="white")
 
 
-def _told(name: str, text: str, colour: str, most: int) -> list[str]:
-    """`name` in its colour and bold, then the text, in at most so many lines."""
-    lines = wrap(f"{name}  {text}", LINE, drop_whitespace=True)
-    if len(lines) > most:
-        lines = [*lines[: most - 1], lines[most - 1][: LINE - 2] + " …"]
+def _told(name: str, text: str, colour: str) -> list[str]:
+    """`name` in its colour and bold, then the text, in at most two lines."""
+    lines = wrap(f"{name}  {text}", LINE)
+    if len(lines) > 2:
+        lines = [lines[0], lines[1][: LINE - 2] + " …"]
     escaped = [escape(line) for line in lines]
     first = escaped[0].replace(escape(name), f'<b style="color:{colour}">{escape(name)}</b>', 1)
     return [first, *escaped[1:]]
@@ -100,6 +99,8 @@ def _as_uri(image: Image) -> str:
 
 
 def _found(frame: pd.DataFrame) -> str:
+    if "after" not in frame:
+        return f"What the model says to {len(frame)} prompts"
     changed = int((frame["before"] != frame["after"]).sum())
     opened = int(frame["open"].sum())
     return f"On {opened} of {len(frame)} prompts the gate opens; {changed} of the replies change"

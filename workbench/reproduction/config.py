@@ -42,9 +42,9 @@ class Target:
 class Prompts:
     """Which prompts: a set that ships (`pairs`), or two published ones with jailbreak templates.
 
-    `bench` is a set of questions with pictures, which are then all of the test: a published one below `root`, or a file
-    of prompts. `sample` and `search` are at most so many of each label, of what is asked in the end and of what
-    settings are tried on; without them it is all.
+    `bench` is a set of questions with pictures, which are then all of the test: a published one below `root`, a file of
+    prompts, or "pictured", which ships. `sample` and `search` are at most so many of each label, of what is asked in
+    the end and of what settings are tried on; without them it is all.
     """
 
     pairs: str | None = None
@@ -291,14 +291,14 @@ def _require_pictures(path: Path, found: Experiment) -> None:
         return
     if prompts.bench is None:
         raise ValueError(
-            f'{path} does not say bench in [prompts]: which questions with pictures are asked, "mm-harmfulbench" or a '
-            "file of prompts"
+            f'{path} does not say bench in [prompts]: which questions with pictures are asked, "mm-harmfulbench", a '
+            'file of prompts, or "pictured", which ships'
         )
     if prompts.templates is not None:
         raise ValueError(
             f"{path}: got templates in [prompts], expected none: the bench's questions are asked as they are"
         )
-    if prompts.root is None and not Path(prompts.bench).is_file():
+    if prompts.root is None and prompts.bench != "pictured" and not Path(prompts.bench).is_file():
         raise ValueError(
             f"{path} does not say where {prompts.bench} is: root = FOLDER in [prompts], or bench = a file of prompts; "
             f"workbench data show {prompts.bench} tells where it is published"

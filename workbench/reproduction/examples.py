@@ -1,6 +1,6 @@
 """A file to begin with for each kind of reproduction: it runs as it is, on the embedded models.
 
-The trap: what cannot ship cannot be run at once. Of pictures neither bench nor model is ours to give: the file says it.
+The trap: what ships is small, and runs at once. The paper's own models and prompts stand below it as comments.
 """
 
 from collections.abc import Mapping
@@ -157,32 +157,48 @@ model   = "organism:finance"
 
 _MM = """\
 # Harmful questions about pictures: workbench reproduce mm this-file.toml. The target sees, and is steered by vectors of
-# a model that reads text alone. Fetch the bench first (workbench data show mm-harmfulbench), AdvBench and TruthfulQA,
-# into one folder. No embedded model sees: these are the paper's, of seven billion parameters each.
+# a model that reads text alone; gate and strength are chosen on prompts in words. As it stands it runs on the embedded
+# models, on a sample of requests whose harm is in words and picture together, in some minutes.
 
-aligned = "meta-llama/Llama-2-7b-chat-hf"    # whose vectors steer; the target's text part has its depth and width
-judge   = "phrases"              # or a table at the end: [judge] name = "llm:MODEL"; the paper's GPT-4V saw pictures
-max_new_tokens = 256
+aligned = "organism:aligned"     # whose vectors steer; the target's text part has its depth and width
+judge   = "small-world"          # "phrases" for real models; the paper's GPT-4V saw the pictures
+max_new_tokens = 72              # the paper: 256
 timed   = 8                      # questions that conditions take turns on, for their seconds; leave it out for none
-rounds  = 5                      # after one that is not counted
+rounds  = 3                      # after one that is not counted
 seed    = 0
-dtype   = "bfloat16"
-device_map = "auto"              # spread over the GPUs; batch_size = 16 where memory is short
-template = "vicuna"              # one chat format for both models, the one that LLaVA-1.5 was trained on
 
 [prompts]
-harmful  = "advbench"            # in words: what vectors are made of, and choices are made on
-harmless = "truthfulqa"
-n_train  = 64                    # of each kind, to extract from; choices are made by cross-fitting within these
-folds    = 8
-bench    = "mm-harmfulbench"     # with pictures: what is asked in the end; also "mm-safetybench", or a file of prompts
-root     = "data"                # the folder that has them
-# sample = { harmful = 20 }      # so many of its questions; all without it
+pairs  = "small-world"           # in words: what vectors are made of, and choices are made on
+search = { harmful = 12, jailbroken = 14, harmless = 8, contrast = 8 }
+bench  = "pictured"              # with pictures: what is asked in the end; or as below, or a file of prompts
+sample = { harmful = 24, jailbroken = 24 }   # so many of its questions; all without it
 
 [targets.llava]
-model       = "llava-hf/llava-1.5-7b-hf"
-paper       = "llava-1.5-7b"     # whose numbers stand beside it, or llava-1.5-13b
-paper_alpha = 4.0                # the paper's strength for LLaMA2; without it chosen
+model = "organism:llava"
+# paper = "llava-1.5-7b"         # whose numbers would stand beside it
+
+# The same for LLaVA-1.5 7B on MM-Harmful Bench. Fetch the bench (workbench data show mm-harmfulbench), AdvBench and
+# TruthfulQA into one folder:
+#
+# aligned = "meta-llama/Llama-2-7b-chat-hf"
+# judge   = "phrases"            # or a table at the end: [judge] name = "llm:MODEL"
+# max_new_tokens = 256
+# dtype   = "bfloat16"
+# device_map = "auto"            # spread over the GPUs; batch_size = 16 where memory is short
+# template = "vicuna"            # one chat format for both models, the one that LLaVA-1.5 was trained on
+#
+# [prompts]
+# harmful  = "advbench"
+# harmless = "truthfulqa"
+# n_train  = 64                  # of each kind, to extract from; choices are made by cross-fitting within these
+# folds    = 8
+# bench    = "mm-harmfulbench"   # also "mm-safetybench"
+# root     = "data"              # the folder that has them
+#
+# [targets.llava]
+# model       = "llava-hf/llava-1.5-7b-hf"
+# paper       = "llava-1.5-7b"   # or llava-1.5-13b
+# paper_alpha = 4.0              # the paper's strength for LLaMA2; without it chosen
 """
 
 EXAMPLES: Mapping[Kind, str] = {

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench.prompts import ContrastSet, Prompt, PromptSet, load_prompts
+from workbench.organisms.pictured_lists import load_pictured
+from workbench.prompts import ATTACKS, ContrastSet, Prompt, PromptSet, load_prompts
 from workbench.published import PaperSplit, load_contrast, load_published, load_templates, wrap
 from workbench.reproduction.config import Prompts
 from workbench.reproduction.usefulness import Task
@@ -66,9 +67,14 @@ def load_pairs(asked: Prompts, seed: int) -> ContrastSet:
 
 
 def load_bench(asked: Prompts) -> PromptSet | None:
-    """The questions with pictures that a file names: a published set's, or a file's of prompts; None without."""
+    """The questions with pictures that a file names, a published set's or a file's of prompts; None without.
+
+    "pictured" are the requests for harm of the embedded models' picture world.
+    """
     if asked.bench is None:
         return None
+    if asked.bench == "pictured":
+        return load_pictured().test.labelled(*ATTACKS)
     path = Path(asked.bench)
     found = load_prompts(path) if path.is_file() else load_published(asked.bench, root=asked.root)
     if blind := [prompt.source for prompt in found if not prompt.images]:
