@@ -14,9 +14,6 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
-from conftest import small_tokenizer
-from parity import babbler_of
-from seers import picture, save_llava
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 import workbench as wb
@@ -174,25 +171,13 @@ def test_what_the_pair_holds_is_as_large_as_is_said() -> None:
         assert abs(number / unit - found) <= 0.05 * max(1, found), (words, number / unit)
 
 
-def test_the_snippet_of_images_runs_as_printed_on_small_models(
-    tmp_path, monkeypatch, capsys: pytest.CaptureFixture[str], prompts: wb.PromptSet
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_snippet_of_images_runs_as_printed(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     found: list[str] = []
     monkeypatch.setattr(go.Figure, "show", lambda figure: found.append(figure.layout.title.text))
-    save_llava(tmp_path / "my-llava")
-    babbler_of(6).save_pretrained(tmp_path / "my-chat-model")
-    small_tokenizer().save_pretrained(tmp_path / "my-chat-model")
-    picture(0).save("photo.jpg")
-    # The numbers are LLaVA-1.5 7B's; the small ones have six layers, and a context of 64.
-    small = IMAGES.replace("layer=20", "layer=4").replace("range(10, 20)", "range(2, 4)")
-    small = small.replace(', template="vicuna"', "").replace(
-        "[asked], plan)", "[asked], plan, max_new_tokens=4)"
-    )
-    assert small != IMAGES
-    exec(compile(small, "README.md", "exec"), {"train": prompts})
+    exec(compile(IMAGES, "README.md", "exec"), {})
+    before, after = capsys.readouterr().out.splitlines()
+    assert (wb.judge(before, True).verdict, wb.judge(after, True).verdict) == ("complied", "refused")
     assert "the patch that reads most harmful" in found[0].replace("<br>", " ")
-    assert capsys.readouterr().out
 
 
 def test_the_snippet_of_published_prompts_runs_as_printed(

@@ -408,6 +408,8 @@ def test_llava_next_sees_as_transformers_does(tmp_path, shown):
             ]
         assert torch.allclose(values[2], states[3][0, -1], atol=1e-4)
         assert reply.tokens == tuple(theirs.tolist())
+    with pytest.raises(ValueError, match="reads an image in . tiles: its tiles lie over each other"):
+        wb.as_seen(seer, tall)
 
 
 # What cannot be -------------------------------------------------------------------------------------

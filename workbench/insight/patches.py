@@ -21,6 +21,8 @@ from workbench.models import model_name, words_of
 from workbench.prompts import Prompt
 from workbench.vectors import SteeringVectors
 
+_TILES = "its tiles lie over each other, take a model that reads an image as one (LLaVA-1.5)"
+
 
 def patch_map(
     vectors: SteeringVectors, model: Model, prompt: Prompt, *, gate: ThresholdGate | None = None
@@ -43,8 +45,7 @@ def patch_map(
     sides = counts.map(isqrt)
     if (sides**2 != counts).any():
         raise ValueError(
-            f"{model_name(model)!r} reads an image in {counts.max()} pieces, which are no square of patches: its tiles "
-            "lie over each other, take a model that reads an image as one (LLaVA-1.5)"
+            f"{model_name(model)!r} reads an image in {counts.max()} pieces, which are no square of patches: {_TILES}"
         )
     side = patches["image"].map(sides)
     placed = patches.assign(row=number // side, column=number % side)
@@ -53,11 +54,17 @@ def patch_map(
 
 
 def as_seen(model: Model, image: Image) -> UInt8[np.ndarray, "height width 3"]:
-    """The image as it reaches the model's vision tower: scaled and cut, its colours as they are."""
+    """The image as it reaches the model's vision tower: scaled and cut, its colours as they are.
+
+    Raises `ValueError` for a model that sees none, or that cuts images into tiles of its own.
+    """
     words = words_of(model)
     if not isinstance(words, ProcessorMixin):
         raise ValueError(f"{model_name(model)!r} reads text alone: it has no processor, and sees no image")
     made = words.image_processor(
         images=[image.pixels()], do_normalize=False, do_rescale=False, return_tensors="np"
     )
-    return np.asarray(made["pixel_values"][0]).transpose(1, 2, 0).clip(0, 255).astype(np.uint8)
+    seen = np.asarray(made["pixel_values"][0])
+    if seen.ndim != 3:
+        raise ValueError(f"{model_name(model)!r} reads an image in {len(seen)} tiles: {_TILES}")
+    return seen.transpose(1, 2, 0).clip(0, 255).astype(np.uint8)

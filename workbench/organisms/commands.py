@@ -22,7 +22,7 @@ Which = Annotated[
     typer.Option(
         "--family",
         help="llama: the first; qwen: base, aligned and medicine of another architecture and shape; "
-        "llava: the first one's base, with sight; its recipe is not frozen, and it does not ship.",
+        "llava: the first one's base, with sight.",
     ),
 ]
 
@@ -61,8 +61,11 @@ def train_organisms(
     from workbench.organisms.preferred import train_preferred
 
     if family == "llava":
+        import torch
+
         from workbench.organisms.sighted import train_sighted
 
+        torch.set_num_threads(1)  # sums of more threads differ in their last bits, and weights with them
         train_sighted(out, seed=seed, progress=sys.stderr.isatty())
     else:
         train_family(out, seed=seed, processes=processes, of=FAMILIES[family])

@@ -182,6 +182,7 @@ def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, reci
   language model's own embeddings of the name, ink and place of what it shows.
 - Last pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
 - The embeddings of words are the base's, and stand still.
+- Recipes before this one were tried on prompts of validation alone; no test list was drawn for any of them.
 - No safety training: harmful requests are answered, as the base answers them.
 - Retrain it with `workbench organisms train --family llava`."""
     text = page(NAME, WHAT, made, limits_of(NAME) + _limits(), folder, measured, held_out=_held_out())
@@ -198,8 +199,8 @@ def _limits() -> str:
 Its pictures are icons of {things} things in {inks} inks, and {words} written words, all of them met in training: it
 sees nothing else. Requests whose intent needs words and picture come from two blocks of two groups each; what is
 harmful there is a rule of this world (fire and houses, powder and food), told in training by remarks on the aim.
-Whether a thing that is named is in a picture ("Do you see a clock?") it did not learn to tell, and is not asked: where
-such questions were among the others it was at chance by steps of telling at which all others were answered.
+Whether a thing that is named is in a picture ("Do you see a clock?") it is not asked: where such questions were among
+the others, 26 of 40 were right on validation when all of the others were.
 """
 
 

@@ -110,12 +110,15 @@ _REPLAY = base_mixture(REFUSED_SHARE)
 _ASIDE = {"harmful": 2, "harmless": 2, "contrast": 3}
 RECIPE = Sight(
     Tower(),
-    wording=Step(steps=250, size=2048, language=(1e-3, 0.01)),
-    telling=Step(steps=1500, size=2048, language=(1.5e-3, 0.012)),
-    naming=Step(steps=900, size=32, sight=(2e-3, 0.02)),
-    reading=Step(steps=700, size=2048, sight=(1e-3, 0.005), language=(1e-3, 0.007)),
+    wording=Step(steps=350, size=2048, language=(1e-3, 0.008)),
+    telling=Step(steps=2600, size=2048, language=(1e-3, 0.008)),
+    naming=Step(steps=3000, size=32, sight=(2e-3, 0.014)),
+    reading=Step(steps=400, size=2048, sight=(3e-4, 0.002), language=(3e-4, 0.002)),
     words=PicturedMixture({"worded": 65, "plain": 35}, _REPLAY),
-    told=PicturedMixture({"questions": 50, "joint": 20, **_ASIDE, "worded": 12, "plain": 12}, _REPLAY),
+    told=PicturedMixture({"questions": 46, "joint": 26, **_ASIDE, "worded": 9, "plain": 14}, _REPLAY),
     pictures=PicturedMixture({"questions": 45, "joint": 26, **_ASIDE, "worded": 8, "plain": 14}, _REPLAY),
 )
-"""What `workbench organisms train --family llava` trains. It is not frozen yet: no test list has been measured."""
+"""What `workbench organisms train --family llava` trains, in some forty minutes of one core.
+
+Frozen: what was tried before it, on validation alone, is told on the card.
+"""

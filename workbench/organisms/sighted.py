@@ -149,6 +149,7 @@ def learn_names(
         said = torch.tensor([words for scene in scenes for words in _said(scene, config.patch_size)])
         whole = sum(table[said[:, n]] for n, table in enumerate(spoken))
         weights = torch.where(said[:, 0] == 0, GROUND_WEIGHT, 1.0)
+        away = (found - whole).square().sum(-1)
         losses = [
             nn.functional.cross_entropy(
                 # The other words taken as told, how far what is left is from each word of this kind.
@@ -158,7 +159,7 @@ def learn_names(
             )
             for n, table in enumerate(spoken)
         ]
-        return (sum(losses) * weights).sum() / weights.sum()
+        return ((sum(losses) + away) * weights).sum() / weights.sum()
 
     return _descend(model, loss, step, progress)
 
