@@ -200,7 +200,7 @@ Its pictures are icons of {things} things in {inks} inks, and {words} written wo
 sees nothing else. Requests whose intent needs words and picture come from two blocks of two groups each; what is
 harmful there is a rule of this world (fire and houses, powder and food), told in training by remarks on the aim.
 Whether a thing that is named is in a picture ("Do you see a clock?") it is not asked: where such questions were among
-the others, 26 of 40 were right on validation when all of the others were.
+the others, 26 of 40 were right, on pictures like those of training, when all of the others were.
 """
 
 

@@ -76,8 +76,12 @@ def load_pictured(extract: Extract = "both") -> ContrastSet:
     """
     if extract not in get_args(Extract):
         raise ValueError(f"got extract={extract!r}, expected one of {', '.join(get_args(Extract))}")
-    parts = [PromptSet(f"pictured.{part}", tuple(one.shown for one in pictured_list(part))) for part in SIZES]
-    pictures, val, test = parts
+    pictures, val, test = map(_shown, SIZES)
     words = load_contrast("small-world").train
     train = {"words": words, "pictures": pictures, "both": words + pictures}[extract]
     return ContrastSet("pictured", train, val, test)
+
+
+@functools.cache
+def _shown(part: Part) -> PromptSet:
+    return PromptSet(f"pictured.{part}", tuple(one.shown for one in pictured_list(part)))
