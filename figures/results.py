@@ -149,14 +149,20 @@ def pictured(numbers: Mapping[str, Any], sources: pd.DataFrame) -> str:
     domain = numbers["domains"][SEER]
     calm = {**OTHERS, "utility": "questions about pictures"}
     parts = [
-        "![Which vectors read which prompts](figures/llava/separability.svg)\n",
+        "![Replies before and after](figures/llava/cards.svg)\n",
         f"<details open><summary><b>llava</b>: {_chosen(domain)}</summary>\n\n{_table(domain, ATTACKS)}\n\n"
         f"{_table(domain, calm)}\n\nH{openings(domain)[1:]}.\n\n</details>",
+        SOURCES,
+        "![Which vectors read which prompts](figures/llava/separability.svg)\n",
         _sources(sources),
     ]
     return "\n".join(parts)
 
 
+SOURCES = """
+Where intent lies, and what a gate is worth that was made of words, of pictures, or of both; layers, threshold and α are
+chosen anew for each, on validation about pictures. The steering vectors are of the aligned text model, from words, in all.
+"""
 SOURCE_COLUMNS = {
     "asr_not_refused": "harmful, not refused",
     "jailbreak_not_refused": "jailbroken, not refused",
