@@ -274,6 +274,30 @@ def test_its_results_are_those_of_the_full_run() -> None:
     assert block("results") == (ours(numbers, RESULTS["base_accuracy"]()) if numbers else "")
 
 
+def test_what_it_says_of_pictures_is_of_the_full_run() -> None:
+    seen = ROOT / "figures" / "llava"
+    numbers = json.loads((seen / "demo.json").read_text(encoding="utf-8"))
+    sources = pd.read_csv(seen / "sources.csv", dtype={"gate_layers": str})
+    assert block("pictured") == RESULTS["pictured"](numbers, sources)
+
+
+def test_every_source_of_vectors_has_its_row() -> None:
+    numbers = {"full": True, "domains": {"llava": run()["domains"]["finance"]}}
+    rows = [
+        {"made_from": name, "metric": metric, "mean": 0.25, "low": 0.2, "high": 0.3, "layers": layers}
+        | {"gate_layers": gate}
+        for name, layers, gate in (("none", None, None), ("words", "3 4", "6"), ("both", "3 4 5", "7"))
+        for metric in RESULTS["SOURCE_COLUMNS"]
+    ]
+    text = RESULTS["pictured"](numbers, pd.DataFrame(rows)).replace("\u2060", "")
+    cells = " | ".join(["25.0 <sub>20.0–30.0</sub>"] * 5)
+    for told in ("unsteered |  |", "words | 3, 4, gate at 6 |", "both | 3, 4, 5, gate at 7 |"):
+        assert f"| {told} {cells} |\n" in text
+    assert "questions about pictures<br>" in text and "domain accuracy" not in text
+    with pytest.raises(ValueError, match="quick run, expected those of a full one: --full --target llava"):
+        RESULTS["pictured"]({**numbers, "full": False}, pd.DataFrame(rows))
+
+
 def test_a_quick_runs_results_stay_out_of_git() -> None:
     assert "/figures/quick/" in (ROOT / ".gitignore").read_text().splitlines()
     assert str(QUICK_FOLDER) == "figures/quick"
