@@ -320,7 +320,9 @@ def main(root: Path = ROOT) -> None:
     if (seen / "demo.json").is_file():
         told = json.loads((seen / "demo.json").read_text(encoding="utf-8"))
         text = put(
-            text, "pictured", pictured(told, pd.read_csv(seen / "sources.csv", dtype={"gate_layers": str}))
+            text,
+            "pictured",
+            pictured(told, pd.read_csv(seen / "sources.csv", dtype={"layers": str, "gate_layers": str})),
         )
     measured = root / "figures" / "seeds.csv"
     if measured.is_file():  # the other seeds take hours more

@@ -277,7 +277,7 @@ def test_its_results_are_those_of_the_full_run() -> None:
 def test_what_it_says_of_pictures_is_of_the_full_run() -> None:
     seen = ROOT / "figures" / "llava"
     numbers = json.loads((seen / "demo.json").read_text(encoding="utf-8"))
-    sources = pd.read_csv(seen / "sources.csv", dtype={"gate_layers": str})
+    sources = pd.read_csv(seen / "sources.csv", dtype={"layers": str, "gate_layers": str})
     assert block("pictured") == RESULTS["pictured"](numbers, sources)
 
 
