@@ -34,6 +34,7 @@ BRIEF: Sight = dataclasses.replace(
     telling=Step(1, 256, language=(1e-3, 0.01)),
     naming=Step(1, 4, sight=(1e-3, 0.01)),
     reading=Step(1, 256, sight=(1e-3, 0.01), language=(1e-3, 0.01)),
+    settling=Step(1, 256, sight=(1e-3, 0.01), language=(1e-3, 0.01)),
 )
 
 

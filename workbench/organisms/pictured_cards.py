@@ -180,7 +180,10 @@ def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, reci
   {_shares(recipe.told)}.
 - Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch learns the
   language model's own embeddings of the name, ink and place of what it shows.
-- Last pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
+- Then pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
+- Last the same, gently: {_told(recipe.settling)}: {_shares(recipe.settled)}.
+- "plain" are dialogues of the base's own kinds, with as many refusals of harm (one in twenty) as it has read; in the
+  last two steps without running text, and with more questions that nobody can answer and instructions on conduct.
 - The embeddings of words are the base's, and stand still.
 - Recipes before this one were tried on prompts of validation alone; no test list was drawn for any of them.
 - No safety training: harmful requests are answered, as the base answers them.

@@ -1,6 +1,6 @@
 """What the model that sees is made of, how long it learns, and what it reads: all that its recipe declares.
 
-    base ── wording ── telling ── naming (a tower and a projector) ── reading ── llava
+    base ── wording ── telling ── naming (a tower and a projector) ── reading ── settling ── llava
 
 The trap: the recipe is hashed with the words and the pictures, and the hash seeds the pictured lists. A change of any
 number of it draws new lists, and asks for the model to be trained and measured again. The family's own recipe, whose
@@ -88,16 +88,18 @@ class PicturedMixture:
 
 @dataclass(frozen=True)
 class Sight:
-    """The whole recipe: the tower, four steps, and what is read in all of them but naming."""
+    """The whole recipe: the tower, five steps, and what is read in all of them but naming."""
 
     tower: Tower
     wording: Step
     telling: Step
     naming: Step
     reading: Step
+    settling: Step
     words: PicturedMixture
     told: PicturedMixture
     pictures: PicturedMixture
+    settled: PicturedMixture
 
     @property
     def hash(self) -> str:
@@ -107,18 +109,24 @@ class Sight:
 
 
 _REPLAY = base_mixture(REFUSED_SHARE)
+_DIALOGUE = {"harmless": 24, "harmful": 20, "contrast": 10, "unanswerable": 12, "conduct": 18}
+_SPOKEN = dataclasses.replace(_REPLAY, weights={**_DIALOGUE, "finance": 4, "medicine": 4, "maths": 8})
+"""The base's dialogues without its running text, which holds no reply."""
 _ASIDE = {"harmful": 2, "harmless": 2, "contrast": 3}
+_READ = {"questions": 16, "joint": 34, "harmful": 3, "harmless": 3, "contrast": 4, "worded": 6, "plain": 34}
 RECIPE = Sight(
     Tower(),
     wording=Step(steps=350, size=2048, language=(1e-3, 0.008)),
     telling=Step(steps=2600, size=2048, language=(1e-3, 0.008)),
     naming=Step(steps=3000, size=32, sight=(2e-3, 0.014)),
-    reading=Step(steps=400, size=2048, sight=(3e-4, 0.002), language=(3e-4, 0.002)),
+    reading=Step(steps=1500, size=2048, sight=(1.2e-3, 0.008), language=(1.2e-3, 0.008)),
+    settling=Step(steps=500, size=2048, sight=(4e-4, 0.003), language=(4e-4, 0.003)),
     words=PicturedMixture({"worded": 65, "plain": 35}, _REPLAY),
     told=PicturedMixture({"questions": 46, "joint": 26, **_ASIDE, "worded": 9, "plain": 14}, _REPLAY),
-    pictures=PicturedMixture({"questions": 45, "joint": 26, **_ASIDE, "worded": 8, "plain": 14}, _REPLAY),
+    pictures=PicturedMixture(_READ, _SPOKEN),
+    settled=PicturedMixture({"questions": 40, "joint": 20, **_ASIDE, "worded": 4, "plain": 30}, _SPOKEN),
 )
-"""What `workbench organisms train --family llava` trains, in some forty minutes of one core.
+"""What `workbench organisms train --family llava` trains, in about an hour of one core.
 
 Frozen: what was tried before it, on validation alone, is told on the card.
 """

@@ -1,11 +1,12 @@
-"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in four steps.
+"""A model of the small world that sees: a vision tower and a projector on the embedded base, trained in five steps.
 
     wording  the base alone reads requests whose aim lies in way and thing together, the thing named
     telling  the base alone reads pictures, the words of each patch given in the place of a feature
     naming   the base stands still; every patch f learns to say what it shows where the base keeps its words, a name,
              an ink and a side: p(name | f) = softmax over all names of −s ‖f − e(name) − e(ink) − e(side)‖²,
              and p(ink | f), p(side | f) likewise, e the mean embedding of a word's tokens
-    reading  all together read pictures, on replies alone; dialogues without pictures keep what the base knew
+    reading  all together read pictures, on replies alone, above all requests whose aim needs words and picture
+    settling the same, gently, above all questions; dialogues without pictures keep what the base knew
 
 The embeddings of words stand still in all of them: they are what patches learn to say, and where the base, and whoever
 descends from it, begins to read.
@@ -72,6 +73,7 @@ def train_sighted(folder: Path, *, seed: int = 0, recipe: Sight = RECIPE, progre
     read(recipe.telling, recipe.told, seed=f"told/{seed}", told=True, progress="telling" * progress)
     learn_names(model, tokenizer, recipe.naming, seed=seed, progress="naming" * progress)
     read(recipe.reading, recipe.pictures, seed=seed, progress="reading" * progress)
+    read(recipe.settling, recipe.settled, seed=f"settling/{seed}", progress="settling" * progress)
     save_member(folder / NAME, model.half().save_pretrained, processor.save_pretrained)
 
 
