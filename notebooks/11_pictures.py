@@ -33,7 +33,7 @@ from workbench.sweep import choose_gate
 
 # %% tags=["parameters"]
 TARGET, ALIGNED = "organism:llava", "organism:aligned"
-LAYERS, ALPHA, N = (3, 4, 5), 0.5, 12
+LAYERS, ALPHA, N = (5, 6, 7), 0.75, 12
 
 # %% [markdown]
 # ## A model that sees
