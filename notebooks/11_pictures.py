@@ -104,7 +104,7 @@ pd.Series(controls, name="the remark tells the aim").round(2)
 sources = {name: wb.load_pictured(name).train for name in ("words", "pictures", "both")}
 read = {name: wb.last_token_activations(target, part) for name, part in sources.items()}
 srvs = {name: wb.mean_difference(each) for name, each in read.items()}
-kinds = {"in words": words.val, "about pictures": wb.PromptSet("joint.val", tuple(joint))}
+kinds = {"words": words.val, "words and pictures": wb.PromptSet("joint.val", tuple(joint))}
 held_out = {name: wb.last_token_activations(target, part) for name, part in kinds.items()}
 frame = wb.separability(srvs, held_out)
 wb.plots.separability(frame, chosen=LAYERS)
@@ -281,7 +281,7 @@ checks.patches(my_patches)
 best = frame.groupby(["asked", "made_from"])["auroc"].max()
 assert controls["the picture"] > 0.85 and controls["the other picture"] < 0.2, "the aim follows the picture"
 assert 0.35 < controls["no picture"] < 0.65, "and is a matter of chance without one"
-assert best["about pictures", "both"] > 0.9, "intent that needs both is read at the last token"
+assert best["words and pictures", "both"] > 0.9, "intent that needs both is read at the last token"
 
 # %%
 assert (

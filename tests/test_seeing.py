@@ -269,11 +269,16 @@ def test_a_picture_of_patches_lies_where_the_patches_are(seers, shown, vectors):
             assert trace.z[row][column] == told
     titles = [annotation.text for annotation in fig.layout.annotations]
     assert titles == ["as the model saw it", "layer 1", "layer 4 •"]
-    title = fig.layout.title.text.replace("<br>", " ")
     varied = max((1, 4), key=lambda layer: frame[frame["layer"] == layer]["reads"].std())
-    most = frame[frame["layer"] == varied]["reads"].max()
-    assert f"At layer {varied} the patch that reads most harmful is at the" in title
-    assert f"{most:+.1f} ‖v'‖" in title
+    bare = plots.patch_map(frame, wb.as_seen(plain, shown[0].images[0]), layers=[1, 4])
+    # Of the steered layers, where they are known.
+    for drawn, layer in ((fig, 4), (bare, varied)):
+        title, most = (
+            drawn.layout.title.text.replace("<br>", " "),
+            frame[frame["layer"] == layer]["reads"].max(),
+        )
+        assert f"At layer {layer} the patch that reads most harmful is at the" in title
+        assert f"{most:+.1f} ‖v'‖" in title
 
 
 def test_a_token_map_has_an_image_in_one_row(seers, shown, vectors):

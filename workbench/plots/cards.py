@@ -69,9 +69,7 @@ def reply_cards(
             x=left, y=top + 10, xref="x", yref="y", xanchor="left", yanchor="top", text="<br>".join(lines),
             align="left", showarrow=False, font=dict(size=12, color=INK),
         )  # fmt: skip
-    method = (
-        method or "greedy replies of one model without steering and with it, gated; the first of each kind"
-    )
+    method = method or f"greedy replies of one model{' without steering and with it' * steered}"
     fig = dress(fig, finding or _found(frame), method, width=WIDTH, height=height + 20)
     return fig.update_layout(margin=dict(l=22, r=22, b=12), plot_bgcolor="white")
 

@@ -14,7 +14,7 @@ from workbench.style import INK, dress
 MOST = 5
 """Panels beside the image."""
 OPACITY = 0.62
-PANEL = 210
+PANEL = 148
 
 
 def patch_map(
@@ -61,7 +61,7 @@ def patch_map(
                 x0=width / side / 2 - 0.5, dx=width / side, y0=height / side / 2 - 0.5, dy=height / side,
                 colorscale=SIDES, zmin=-limit, zmax=limit, zmid=0, opacity=OPACITY, showscale=col == len(titles),
                 colorbar=dict(
-                    title=dict(text="reads as<br>‖v'‖", font=dict(size=11)), thickness=10, len=0.8,
+                    title=dict(text="reads as<br>‖v'‖", font=dict(size=11)), thickness=10, len=1.2,
                     tickfont=dict(size=11), nticks=5,
                 ),
                 hovertemplate=f"layer {layer}: %{{z:.2f}}<extra></extra>", row=1, col=col,
@@ -74,8 +74,9 @@ def patch_map(
         "projection of each patch's residual on the layer's harmful − harmless direction, from the gate's threshold "
         "(white), in units of ‖v'‖; orange: the harmful side" + ("; • steered layer" if chosen else "")
     )
-    found = finding or _found(part, layers, side)
-    return dress(fig, found, method, width=90 + PANEL * len(titles), height=60 + PANEL)
+    # Where the steered layers are known, these: how far apart patches lie in units of a short vector says little.
+    found = finding or _found(part, [layer for layer in layers if layer in chosen] or layers, side)
+    return dress(fig, found, method, width=90 + PANEL * len(titles), height=110 + PANEL)
 
 
 def _grey(seen: np.ndarray) -> np.ndarray:
