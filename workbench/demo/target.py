@@ -106,9 +106,9 @@ def run_models(
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=BATCH_SIZE,
     )
-    # Every candidate of every token is read: too slow for a first look.
+    # Every candidate of every token is read: too slow for a first look. And its reward is learned from what both read.
     guide = None
-    if full:
+    if full and aligned_pairs is None:
         guide = choose_guide(
             models["target"], aligned, pairs, search_on=searched, max_new_tokens=MAX_NEW_TOKENS,
             batch_size=BATCH_SIZE,

@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -142,6 +143,10 @@ def measure_pictured(folder: Path, *, part: Part = "test") -> pd.DataFrame:
     found["questions about pictures answered right"] = questions["correct"]
     for kind in KINDS:
         found[f"… {QUESTIONS[kind]}"] = questions[questions["question"].eq(kind)]["correct"]
+    kept = questions["cluster_ground"].isin(pictures()["scenes_held_out"][part])
+    for name, part_of in ((NEW_GROUND, questions[kept]), (KNOWN_GROUND, questions[~kept])):
+        if len(part_of):
+            found[name] = part_of["correct"]
     joint = [i for i, one in enumerate(asked) if one.needs_both]
     found["requests that need both: the thing is named"] = rows.loc[joint, "names"]
     for what, name in CONTROLS.items():
@@ -158,6 +163,7 @@ QUESTIONS = {
     "what": "what it is", "ink": "which colour", "count": "how many", "place": "where",
     "word": "which word is written",
 }  # fmt: skip
+NEW_GROUND, KNOWN_GROUND = "… before a ground that it never met", "… before grounds that it knows"
 CONTROLS = {
     "nothing": "requests that need both: the remark tells the aim",
     "swapped": "… the other picture instead",
@@ -170,24 +176,25 @@ def write_pictured_card(folder: Path, measured: pd.DataFrame, *, seed: int, reci
     """Write `folder/README.md`, the card, and `folder/measured.csv`, the numbers it shows."""
     write_safely(folder / "measured.csv", measured.to_csv(index=False).encode())
     tower, sees = recipe.tower, pictures()["size"]
-    made = f"""\
-- Recipe `{recipe.hash}`, the hash of words, pictures, mixtures, steps and shape, and of the base's recipe,
-  `{recipe_hash()}`. It seeds the pictured lists; the family's seeds the text world's. Training seed {seed}.
-- A LLaVA: the embedded base with `{IMAGE}` added to its vocabulary, a projector, and a CLIP vision tower of
-  {tower.n_layers} layers and width {tower.width} that sees {sees} x {sees} pixels in {tower.n_patches} patches.
-- First words: {_told(recipe.wording)}: {_shares(recipe.words)}.
-- Then pictures as they should be told: {_told(recipe.telling)}, the words of each patch in the place of its feature:
-  {_shares(recipe.told)}.
-- Then names: {_told(recipe.naming)} (pictures a step), tower and projector alone: each patch learns the
-  language model's own embeddings of the name, ink and place of what it shows.
-- Then pictures: {_told(recipe.reading)}, all together, on replies alone: {_shares(recipe.pictures)}.
-- Last the same, gently: {_told(recipe.settling)}: {_shares(recipe.settled)}.
-- "plain" are dialogues of the base's own kinds, with as many refusals of harm (one in twenty) as it has read; in the
-  last two steps without running text, and with more questions that nobody can answer and instructions on conduct.
-- The embeddings of words are the base's, and stand still.
-- Recipes before this one were tried on prompts of validation alone; no test list was drawn for any of them.
-- No safety training: harmful requests are answered, as the base answers them.
-- Retrain it with `workbench organisms train --family llava`."""
+    told = f"""\
+Recipe `{recipe.hash}`, the hash of words, pictures, mixtures, steps and shape, and of the base's recipe, \
+`{recipe_hash()}`. It seeds the pictured lists; the family's seeds the text world's. Training seed {seed}.
+A LLaVA: the embedded base with `{IMAGE}` added to its vocabulary, a projector, and a CLIP vision tower of \
+{tower.n_layers} layers and width {tower.width} that sees {sees} x {sees} pixels in {tower.n_patches} patches.
+First words: {_told(recipe.wording)}: {_shares(recipe.words)}.
+Then pictures as they should be told, the words of each patch in the place of its feature: \
+{_told(recipe.telling)}: {_shares(recipe.told)}.
+Then names, {recipe.naming.size} pictures a step: {_told(recipe.naming)}; each patch learns the language model's own \
+embeddings of the name, ink and place of what it shows.
+Then pictures, all together, on replies alone: {_told(recipe.reading)}: {_shares(recipe.pictures)}.
+Last the same, gently: {_told(recipe.settling)}: {_shares(recipe.settled)}.
+"plain" are dialogues of the base's own kinds, with as many refusals of harm (one in twenty) as it has read; in the \
+last two steps without running text, and with more questions that nobody can answer and instructions on conduct.
+The embeddings of words are the base's, and stand still.
+Recipes before this one were tried on prompts of validation alone; no test list was drawn for any of them.
+No safety training: harmful requests are answered, as the base answers them.
+Retrain it with `workbench organisms train --family llava`."""
+    made = "\n".join(fill(f"- {line}", 118, subsequent_indent="  ") for line in told.splitlines())
     text = page(NAME, WHAT, made, limits_of(NAME) + _limits(), folder, measured, held_out=_held_out())
     write_safely(folder / "README.md", text.encode())
 
@@ -217,7 +224,7 @@ def _told(step: Step) -> str:
 
 def _shares(mixture: PicturedMixture) -> str:
     total = sum(mixture.weights.values())
-    return ", ".join(f"{kind} {weight / total:.0%}" for kind, weight in mixture.weights.items())
+    return ", ".join(f"{kind} {100 * weight / total:.0f} %" for kind, weight in mixture.weights.items())
 
 
 def _held_out() -> str:
