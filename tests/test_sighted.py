@@ -5,14 +5,23 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, LlavaForConditionalGeneration
 
+from workbench.evaluation.readings import answers_correctly
 from workbench.organisms.drawing import Placed, Scene
 from workbench.organisms.pictured import PicturedWorld
-from workbench.organisms.pictured_cards import Seeing, aim, measure_pictured, without, write_pictured_card
+from workbench.organisms.pictured_cards import (
+    Seeing,
+    aim,
+    aims_told,
+    measure_pictured,
+    without,
+    write_pictured_card,
+)
 from workbench.organisms.pictured_lists import pictured_list
 from workbench.organisms.sight import RECIPE, Sight, Step
 from workbench.organisms.sighted import (
@@ -173,3 +182,25 @@ def test_a_card_is_measured_and_written(trained: Path, monkeypatch: pytest.Monke
     write_pictured_card(trained, measured, seed=0)
     page = (trained / "README.md").read_text()
     assert RECIPE.hash in page and "# organism:llava" in page and "a parrot" in page
+
+
+def test_what_ships_is_of_this_recipe_and_its_card_shows_what_was_measured() -> None:
+    folder = shipped_path("organisms", "llava")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"Recipe `{RECIPE.hash}`" in card
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 7_000_000
+    measured = pd.read_csv(folder / "measured.csv").set_index("measure")
+    for name, row in measured.iterrows():
+        assert f"| {name} | {row['mean']:.3f} | [{row['low']:.3f}, {row['high']:.3f}] | {row['n']} |" in card
+
+
+def test_what_ships_answers_and_follows_the_picture_on_validation() -> None:
+    """On a few prompts of validation: most are right, and the other picture of a block turns the aim around."""
+    seeing, val = Seeing.load(shipped_path("organisms", "llava")), pictured_list("val")
+    asked = [one for one in val if one.prompt.label == "domain"][:40]
+    replies = seeing.replies([(one.prompt.text, one.scene.png()) for one in asked])
+    right = [answers_correctly(one.prompt, *reply) for one, reply in zip(asked, replies, strict=True)]
+    assert sum(right) >= 34
+    joint = [one for one in val if one.needs_both][:24]
+    own, swapped = (sum(aims_told(seeing, joint, what)) / 24 for what in ("nothing", "swapped"))
+    assert own > 0.8 and swapped < 0.2
