@@ -76,17 +76,18 @@ def chosen(target: Model, aligned: Model, source: Extract) -> Choices | None:
 
 
 def by_source(target: Model, made: dict[Extract, Choices | None]) -> pd.DataFrame:
-    """Rates and openings of the gate on test, a row per source and metric; a source that reads nowhere has one row."""
+    """Rates and openings of the gate, a row per source and metric; a source by which no layer reads well has none.
+
+    On test, of requests for harm those alone whose aim needs words and picture: words that tell are no question here.
+    """
     found = {source: one for source, one in made.items() if one is not None}
     rows = [Condition("none", Arm("none"))]
     rows += [Condition(source, Arm(source, (one.ours,))) for source, one in found.items()]
-    measured = measure(
-        {"target": target},
-        wb.load_pictured().test,
-        rows,
-        max_new_tokens=MAX_NEW_TOKENS,
-        batch_size=BATCH_SIZE,
+    asked = (
+        one for one in pictured_list("test") if one.needs_both or one.prompt.label in ("contrast", "domain")
     )
+    test = wb.PromptSet("joint.test", tuple(one.shown for one in asked))
+    measured = measure({"target": target}, test, rows, max_new_tokens=MAX_NEW_TOKENS, batch_size=BATCH_SIZE)
     told = {source: describe(one.ours) for source, one in found.items()}
     frames = [estimates(measured.frame).rename(columns={"arm": "made_from"})]
     for source in found:
@@ -127,10 +128,12 @@ def main() -> None:
     save_frame(by_source(target, made), FOLDER / "sources")
     frame = separability(target)
     both = made["both"]
-    layers = both.ours.layers if both else ()
-    save_figure(wb.plots.separability(frame, chosen=layers), frame, FOLDER / "separability.svg")
     if both is None:
-        return
+        raise RuntimeError(
+            "no layer reads intent well enough from words and pictures: there is nothing to draw"
+        )
+    layers = both.ours.layers
+    save_figure(wb.plots.separability(frame, chosen=layers), frame, FOLDER / "separability.svg")
     told, images = cards(target, both.ours)
     save_figure(wb.plots.reply_cards(told, images), told, FOLDER / "cards.svg")
     shown = wb.load_pictured().test.labelled("harmful")[0]

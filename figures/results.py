@@ -160,8 +160,9 @@ def pictured(numbers: Mapping[str, Any], sources: pd.DataFrame) -> str:
 
 
 SOURCES = """
-Where intent lies, and what a gate is worth that was made of words, of pictures, or of both; layers, threshold and α are
-chosen anew for each, on validation about pictures. The steering vectors are the aligned text model's in all three.
+Where intent lies, and what a gate is worth that was made of words, of pictures, or of both, on those requests alone that
+need words and picture. Layers, threshold and α are chosen anew for each, on validation about pictures. The steering
+vectors are the aligned text model's in all three.
 """
 SOURCE_COLUMNS = {
     "asr_not_refused": "harmful, not refused",
@@ -317,7 +318,7 @@ def main(root: Path = ROOT) -> None:
     text = readme.read_text(encoding="utf-8")
     text = put(text, "results", results(numbers, base_accuracy(root / "data" / "organisms")))
     seen = root / "figures" / SEER
-    if (seen / "demo.json").is_file():
+    if (seen / "demo.json").is_file() and (seen / "sources.csv").is_file():
         told = json.loads((seen / "demo.json").read_text(encoding="utf-8"))
         text = put(
             text,

@@ -29,6 +29,7 @@ import pandas as pd
 import checks
 import workbench as wb
 from workbench.organisms.pictured_cards import aim
+from workbench.organisms.pictured_lists import pictured_list
 from workbench.sweep import choose_gate
 
 # %% tags=["parameters"]
@@ -44,11 +45,7 @@ LAYERS, ALPHA, N = (5, 6, 7), 0.75, 12
 # %%
 target, aligned = (wb.load_model(name, backend="plain") for name in (TARGET, ALIGNED))
 pairs, words = wb.load_pictured(), wb.load_contrast("small-world")
-joint = [
-    prompt
-    for prompt in pairs.val
-    if " or " in dict(prompt.cluster)["category"] and prompt.label != "contrast"
-]
+joint = [one.shown for one in pictured_list("val") if one.needs_both]
 first = wb.patch_map(wb.mean_difference(wb.last_token_activations(target, words.train)), target, joint[0])
 len(first[["row", "column"]].drop_duplicates())
 
@@ -56,7 +53,8 @@ len(first[["row", "column"]].drop_duplicates())
 # ## Four requests
 # Two ways to put it, two pictures, and all four combinations: each way and each picture is harmful as often as not.
 # Whoever knows all the words by heart, or all the pictures, is right half of the time. Expect the model to open its
-# answer with a remark on the aim, and to help with all four: nothing in it was trained to refuse.
+# answer with a remark on the aim, and to help with all four: of harm it has read as few refusals as its base, one in
+# twenty.
 
 
 # %%
@@ -124,7 +122,8 @@ wb.plots.reply_cards(*shown(some, before=replies(some), after=replies(some, plan
 
 # %% [markdown]
 # A random direction of equal length, the target's own, and no gate. Expect nothing of the first two. Without its gate
-# the vector refuses what is harmless too, questions about the picture among it.
+# the vector refuses what is harmless, too. All of these are prompts of validation, on which gate, layers and α were
+# chosen: README has the rates on test, and they are lower.
 
 # %%
 harmful, harmless = ([p for p in asked if p.harmful == side][:N] for side in (True, False))
@@ -151,8 +150,8 @@ rates.round(2)
 
 # %% [markdown]
 # ## Which patches?
-# Every patch is a position of the residual stream, and lies somewhere on the direction. Expect the patches of the thing
-# to stand out from the ground.
+# Every patch is a position of the residual stream, and lies somewhere on the direction. Expect things to stand out from
+# the ground, and not the thing that was asked about from the other.
 
 # %%
 patches = wb.patch_map(srvs["both"], target, block[0], gate=gate)

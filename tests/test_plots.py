@@ -366,6 +366,9 @@ def test_every_vector_has_a_line_and_its_name_under_every_kind_of_prompt():
 
 
 def test_one_model_at_a_time():
+    more = SEPARABILITY[SEPARABILITY["made_from"] == "both"].assign(made_from="more")
+    with pytest.raises(ValueError, match="separability: got 4 origins of vectors, expected up to 3"):
+        plots.separability(pd.concat([SEPARABILITY, more]))
     with pytest.raises(ValueError, match="separability: got a layer twice"):
         plots.separability(pd.concat([SEPARABILITY, SEPARABILITY]))
     with pytest.raises(ValueError, match="separability: got layer 1 alone"):

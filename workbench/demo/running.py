@@ -62,8 +62,9 @@ def run_demo(
         show(outcome, console)
     pictures = save_pictures(outcomes, folder, sample="all of them" if full else "a sample")
     console.print(f"demo.json, the pictures and the csv each draws are in {folder}/", markup=False)
-    if folder == QUICK_FOLDER and (FULL_FOLDER / "demo.json").is_file():
-        console.print(f"Those of the full run are in {FULL_FOLDER}/, as they were.", markup=False)
+    published = PUBLISHED.get(frozenset(targets), FULL_FOLDER)
+    if folder == QUICK_FOLDER and (published / "demo.json").is_file():
+        console.print(f"Those of the full run are in {published}/, as they were.", markup=False)
     if any(path.suffix == ".html" for path in pictures):
         console.print(f"No browser to draw SVG with: they are HTML pages. For SVG: {ADVICE}.", markup=False)
     return numbers

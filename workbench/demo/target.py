@@ -106,7 +106,8 @@ def run_models(
         max_new_tokens=MAX_NEW_TOKENS,
         batch_size=BATCH_SIZE,
     )
-    # Every candidate of every token is read: too slow for a first look. And its reward is learned from what both read.
+    # Every candidate of every token is read: too slow for a first look. And the aligned model, which teaches its reward
+    # what is harmful, cannot be shown what the target is asked.
     guide = None
     if full and aligned_pairs is None:
         guide = choose_guide(

@@ -55,7 +55,8 @@ def train_organisms(
     """Train a whole family from scratch, measure every member, and write its card: half an hour on two cores.
 
     An interrupted run goes on where it stopped. The same seed gives the same weights, whatever the number of processes.
-    The first family ends with its domain models taught by DPO, which takes the extra train.
+    The first family ends with its domain models taught by DPO, which takes the extra train. The model that sees is
+    trained in one go, in about an hour of one core: an interrupted run of it begins anew.
     """
     from workbench.organisms.family import FAMILIES, train_family
     from workbench.organisms.preferred import train_preferred

@@ -88,9 +88,9 @@ def _found(part: pd.DataFrame, layers: Sequence[int], side: int) -> str:
     shown = part[part["layer"].isin(layers)]
     layer = shown.groupby("layer")["reads"].std().fillna(0).idxmax()
     top = shown[shown["layer"] == layer].nlargest(1, "reads").iloc[0]
-    words = [("upper", "", "lower"), ("left", "", "right")]
-    thirds = [int(3 * (top[axis] + 0.5) / side) for axis in ("row", "column")]
-    where = " ".join(filter(None, (word[third] for word, third in zip(words, thirds, strict=True))))
+    row, column = (int(3 * (top[axis] + 0.5) / side) for axis in ("row", "column"))
+    across = ("left", "", "right")[column]
+    where = f"{('upper ', '', 'lower ')[row]}{across}" if across else ("top", "", "bottom")[row]
     where = f"at the {where}" if where else "in the middle"
     on = "the harmful side" if top["reads"] > 0 else "the harmless side, as all of them do"
     return f"At layer {layer} the patch that reads most harmful is {where}, {top['reads']:+.1f} ‖v'‖: {on}"

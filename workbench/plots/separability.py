@@ -1,7 +1,6 @@
 """The picture of which vectors read which prompts: words, pictures, or whatever else two sets differ in."""
 
 from collections.abc import Sequence
-from itertools import cycle
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,11 +27,15 @@ def separability(
             f"{what}: got a layer twice for the same vectors and prompts, expected one model's rows: choose them"
         )
     asked, made = list(frame["asked"].unique()), list(frame["made_from"].unique())
+    if len(made) > len(LINES):
+        raise ValueError(
+            f"{what}: got {len(made)} origins of vectors, expected up to {len(LINES)}: choose some"
+        )
     fig = panels(1, len(asked), [f"asked: {kind}" for kind in asked])
     last = int(frame["layer"].max())
     for col, kind in enumerate(asked, start=1):
         ends = []
-        for name, (colour, dash) in zip(made, cycle(LINES), strict=False):
+        for name, (colour, dash) in zip(made, LINES, strict=False):
             part = frame[(frame["asked"] == kind) & (frame["made_from"] == name)].sort_values("layer")
             add_band(fig, part["layer"], part["auroc_low"], part["auroc_high"], colour, row=1, col=col)
             fig.add_scatter(
@@ -62,5 +65,5 @@ def _best(frame: pd.DataFrame) -> str:
     told = []
     for kind, part in frame.groupby("asked", sort=False):
         best = part.groupby("made_from", sort=False)["auroc"].max()
-        told.append(f"{kind}: " + ", ".join(f"{value:.2f} from {name}" for name, value in best.items()))
-    return f"Intent is read, at the best layer, in {'; in '.join(told)}"
+        told.append(f"{kind}, " + ", ".join(f"{value:.2f} from {name}" for name, value in best.items()))
+    return f"AUROC at the best layer: {'; '.join(told)}"

@@ -158,7 +158,7 @@ model   = "organism:finance"
 _MM = """\
 # Harmful questions about pictures: workbench reproduce mm this-file.toml. The target sees, and is steered by vectors of
 # a model that reads text alone; gate and strength are chosen on prompts in words. As it stands it runs on the embedded
-# models, on a sample of requests whose harm is in words and picture together, in some minutes.
+# models, on a sample of requests whose harm is for the most part in words and picture together, in some minutes.
 
 aligned = "organism:aligned"     # whose vectors steer; the target's text part has its depth and width
 judge   = "small-world"          # "phrases" for real models; the paper's GPT-4V saw the pictures
