@@ -160,9 +160,9 @@ def pictured(numbers: Mapping[str, Any], sources: pd.DataFrame) -> str:
 
 
 SOURCES = """
-Where intent lies, and what a gate is worth that was made of words, of pictures, or of both, on those requests alone that
-need words and picture. Layers, threshold and α are chosen anew for each, on validation about pictures. The steering
-vectors are the aligned text model's in all three.
+Where intent lies, and what a gate is worth that was made of words, of pictures, or of both, on those requests alone
+that need words and picture. Layers, threshold and α are chosen anew for each, on validation about pictures. The
+steering vectors are the aligned text model's in all three.
 """
 SOURCE_COLUMNS = {
     "asr_not_refused": "harmful, not refused",
