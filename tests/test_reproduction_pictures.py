@@ -352,15 +352,16 @@ def test_the_papers_model_and_bench_stand_in_the_example_as_comments(tmp_path) -
 
 
 @real
-def test_all_hundred_pictures_run(few, tmp_path, seer, monkeypatch) -> None:
+def test_all_hundred_pictures_run(few, tmp_path) -> None:
     """All as published, from end to end: the machinery, on a model that knows nothing of what the pictures show."""
     path = tmp_path / "mm.toml"
     text = (
-        SMALL.replace("SEER", str(seer)).replace("BENCH", str(REAL)).replace("rounds = 1", "min_auroc = 0.6")
+        SMALL.replace("SEER", "organism:llava")
+        .replace("BENCH", str(REAL))
+        .replace("rounds = 1", "min_auroc = 0.6")
     )
     text = re.sub("search.*\n", "n_train = 16\nfolds = 4\n", text).replace("timed = 2\n", "")
     path.write_text(text.replace('pairs = "small-world"', 'harmful = "advbench"\nharmless = "truthfulqa"'))
-    monkeypatch.setattr(recording, "is_embedded", lambda name: True)
     shell = CliRunner().invoke(app, ["reproduce", "mm", str(path), "--out", str(tmp_path / "out")])
     assert shell.exit_code == 0, shell.output
     found = wb.load_record(tmp_path / "out")

@@ -1,6 +1,7 @@
 """One target of the main job: choose on validation, measure on test, keep what the pictures and the table need.
 
-The trap: the quick run is a sample of prompts, stated with every number. Its intervals are as wide as that makes them.
+The traps: the quick run is a sample of prompts, stated with every number. Its intervals are as wide as that makes them.
+And a sample by label takes the blocks of the pictured lists apart: words or picture alone tell more of it than of all.
 """
 
 import time
