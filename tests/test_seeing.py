@@ -435,7 +435,7 @@ def test_messages(seers, shown, plain, folder, tmp_path):
     many = wb.Prompt.user("steal", images=[picture(seed) for seed in range(16)], source="p")
     with pytest.raises(
         ValueError,
-        match="prompt 'p' has .* tokens, .* for the most part of its image .*, the context holds 64",
+        match="prompt 'p' has .* tokens, .* for the most part of images, and .*, the context holds 64",
     ):
         wb.last_token_activations(seer, [many])
     with (

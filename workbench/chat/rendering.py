@@ -81,9 +81,9 @@ def tokenize(
         if context_length is not None and len(ids) + reserve > context_length:
             seen = len(ids) - len(tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
             raise ValueError(
-                f"prompt {prompt.source!r} has {len(ids)} tokens"
+                f"prompt {prompt.source or prompt.text!r} has {len(ids)} tokens"
                 + (
-                    f", {seen} of them beside its words, for the most part of its image"
+                    f", {seen} of them beside its words, for the most part of images,"
                     if prompt.images
                     else ""
                 )
