@@ -133,7 +133,7 @@ def test_papers_numbers_stand_beside_what_they_count() -> None:
 # The file -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [kind for kind in EXAMPLES if kind != "mm"])  # which needs a bench
+@pytest.mark.parametrize("kind", EXAMPLES)
 def test_every_example_is_a_file_that_runs(kind, tmp_path) -> None:
     printed = CliRunner().invoke(app, ["reproduce", kind, "--example"])
     assert printed.exit_code == 0 and printed.output == EXAMPLES[kind]
