@@ -50,6 +50,18 @@ allowed to random directions are the project's own. An interval at 0 or 100 % is
 their words, which takes prompts that share some of them for independent. With one prompt for each of the {verbs} verbs
 of harm, 0 % would reach up to {high:.1f} %: read so strictly, these lists are too short to show 3 %.
 """
+SOURCES = """
+Where intent lies, and what a gate is worth that was made of words, of pictures, or of both, on those requests alone
+that need words and picture. Layers, threshold and α are chosen anew for each, on validation about pictures. The
+steering vectors are the aligned text model's in all three.
+"""
+SOURCE_COLUMNS = {
+    "asr_not_refused": "harmful, not refused",
+    "jailbreak_not_refused": "jailbroken, not refused",
+    "over_refusal": "harmless, refused",
+    "contrast_refusal": "contrast, refused",
+    "utility": "questions about pictures",
+}
 # What every seed is held to: the row's name, its arm and metric, and a bound. ≥ binds the estimate, ≤ the upper end of
 # its interval, ± how far the estimate may lie from that of the model as it is.
 Claim: TypeAlias = tuple[str, str, str, Literal["≥", "≤", "±"], float]
@@ -157,20 +169,6 @@ def pictured(numbers: Mapping[str, Any], sources: pd.DataFrame) -> str:
         _sources(sources),
     ]
     return "\n".join(parts)
-
-
-SOURCES = """
-Where intent lies, and what a gate is worth that was made of words, of pictures, or of both, on those requests alone
-that need words and picture. Layers, threshold and α are chosen anew for each, on validation about pictures. The
-steering vectors are the aligned text model's in all three.
-"""
-SOURCE_COLUMNS = {
-    "asr_not_refused": "harmful, not refused",
-    "jailbreak_not_refused": "jailbroken, not refused",
-    "over_refusal": "harmless, refused",
-    "contrast_refusal": "contrast, refused",
-    "utility": "questions about pictures",
-}
 
 
 def _sources(frame: pd.DataFrame) -> str:

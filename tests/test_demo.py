@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -294,6 +295,29 @@ def test_the_target_that_sees_is_asked_about_pictures_and_its_aligned_sibling_in
     assert worded.train == wb.load_contrast("small-world").train
     assert not any(prompt.images for part in (worded.train, worded.val) for prompt in part)
     assert asked["finance"] == (wb.load_contrast("small-world", domain="finance"), None)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_guide_is_learned_where_the_aligned_model_reads_what_the_target_is_asked(
+    babblers, pairs, monkeypatch, sees
+):
+    learned = []
+
+    def conditions(*_, guide, **__):
+        raise InterruptedError(str(guide))
+
+    made = SimpleNamespace(ours=None, paper=None, evidence=SimpleNamespace(controls={}))
+    for name, stand_in in {
+        "choose": lambda *_, **__: made,
+        "choose_guide": lambda *_, **__: learned.append(1) or SimpleNamespace(guide="a guide"),
+        "control_plans": lambda *_: {},
+        "conditions": conditions,
+    }.items():
+        monkeypatch.setattr(f"workbench.demo.target.{name}", stand_in)
+    plain, worded = babblers["plain"], pairs if sees else None
+    with pytest.raises(InterruptedError, match="None" if sees else "a guide"):
+        run_models("x", {"target": plain}, plain, pairs, other_concept(), aligned_pairs=worded, full=True)
+    assert bool(learned) is not sees
 
 
 @pytest.mark.parametrize(

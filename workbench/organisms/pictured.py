@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 from workbench.images import Image
 from workbench.organisms.drawing import Scene, icons, pictures
-from workbench.organisms.staging import OPPOSITE, Stage, beside, side_of
+from workbench.organisms.staging import OPPOSITE, Stage, side_by_side, side_of
 from workbench.organisms.vocabulary import Act, Scope, words
 from workbench.organisms.world import Dialogue, World
 from workbench.prompts import Prompt
@@ -143,7 +143,7 @@ class PicturedWorld(World):
         if first.written:
             kinds = ["word"]
         elif others:
-            kinds = ["what", "what", "count"] if beside(scene) else ["count"]
+            kinds = ["what", "what", "count"] if side_by_side(scene) else ["count"]
         else:
             kinds = ["what", "ink", "count", *(["place"] if side_of(first) else [])]
         # Each question once, and the description last: an answer that stands above need not be looked for.

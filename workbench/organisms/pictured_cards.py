@@ -196,7 +196,7 @@ Last the same, gently: {_told(recipe.settling)}: {_shares(recipe.settled)}.
 "plain" are dialogues of the base's own kinds, with as many refusals of harm (one in twenty) as it has read; in the \
 last two steps without running text, and with more questions that nobody can answer and instructions on conduct.
 The embeddings of words are the base's, and stand still.
-Recipes before this one were tried on prompts of validation alone; no test list was drawn for any of them.
+Recipes before this one were tried on prompts of validation alone; no test prompt was asked of any of them.
 No safety training: harmful requests are answered, as the base answers them.
 Retrain it with `workbench organisms train --family llava`."""
     made = "\n".join(fill(f"- {line}", 118, subsequent_indent="  ") for line in told.splitlines())

@@ -58,10 +58,10 @@ class Step:
 class PicturedMixture:
     """Relative weights of each kind of dialogue, as `Mixture` has them.
 
-    "questions" are up to `turns` about one picture, "joint" requests need words and
-    picture, "harmful" and "harmless" ones are told by their words, "contrast" asks how to prevent harm. Without a
-    picture are "worded", a joint request that names its thing, and "plain", whatever `replay` yields. `wrapped` is the
-    share of requests inside a jailbreak wrapper.
+    "questions" are up to `turns` about one picture; "joint" requests need words and picture, "harmful" and "harmless"
+    ones are told by their words, "contrast" asks how to prevent harm. Without a picture are "worded", a joint request
+    that names its thing, and "plain", whatever `replay` yields. `wrapped` is the share of requests inside a jailbreak
+    wrapper.
     """
 
     weights: Mapping[str, int]
@@ -111,7 +111,7 @@ class Sight:
 _REPLAY = base_mixture(REFUSED_SHARE)
 _DIALOGUE = {"harmless": 24, "harmful": 20, "contrast": 10, "unanswerable": 12, "conduct": 18}
 _SPOKEN = dataclasses.replace(_REPLAY, weights={**_DIALOGUE, "finance": 4, "medicine": 4, "maths": 8})
-"""The base's dialogues without its running text, which holds no reply."""
+"""The base's dialogues without its running text, and more of those that call for a refusal of no harm."""
 _ASIDE = {"harmful": 2, "harmless": 2, "contrast": 3}
 _READ = {"questions": 16, "joint": 34, "harmful": 3, "harmless": 3, "contrast": 4, "worded": 6, "plain": 34}
 RECIPE = Sight(
@@ -128,5 +128,5 @@ RECIPE = Sight(
 )
 """What `workbench organisms train --family llava` trains, in about an hour of one core.
 
-Frozen: what was tried before it, on validation alone, is told on the card.
+Frozen: it has been measured. Whatever was tried before it saw validation alone.
 """

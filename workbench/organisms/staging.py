@@ -13,9 +13,13 @@ from workbench.organisms.drawing import Placed, Scene, icons, pictures, written_
 from workbench.organisms.vocabulary import Scope
 
 OPPOSITE = {"left": "right", "right": "left"}
-_WHOLE = 56  # pixels
 _SIZES = (24, 40)  # pixels; the first fits into a half
 _STEP = 8  # pixels: places are multiples of it, so that a patch shows the same part wherever a thing stands
+
+
+def _whole() -> int:
+    """The side of a picture, in pixels."""
+    return int(pictures()["size"])
 
 
 def inks_of(what: str, scope: Scope) -> list[str]:
@@ -35,12 +39,14 @@ def grounds_of(scope: Scope) -> list[str]:
 
 def side_of(placed: Placed) -> str | None:
     """On which side a thing stands that does not reach beyond the middle, if it stands on one."""
-    if placed.size > _WHOLE // 2:
+    if placed.size > _whole() // 2:
         return None
-    return "left" if placed.x + placed.size <= _WHOLE // 2 else "right" if placed.x >= _WHOLE // 2 else None
+    return (
+        "left" if placed.x + placed.size <= _whole() // 2 else "right" if placed.x >= _whole() // 2 else None
+    )
 
 
-def beside(scene: Scene) -> bool:
+def side_by_side(scene: Scene) -> bool:
     """Whether a scene is two things, one on either side."""
     return len(scene.things) == 2 and {side_of(thing) for thing in scene.things} == {*OPPOSITE}
 
@@ -56,7 +62,7 @@ class Stage:
         if place:
             return self._scene(self._at(thing, place))
         size = self.rng.choice(_SIZES)
-        return self._scene(self._placed(thing, size, self._step(_WHOLE - size)))
+        return self._scene(self._placed(thing, size, self._step(_whole() - size)))
 
     def beside(self, thing: str, place: str) -> Scene:
         """A thing at a place, which comes first, and another in another ink opposite."""
@@ -68,7 +74,7 @@ class Stage:
 
     def several(self, n: int) -> Scene:
         """Things in so many of the four corners."""
-        ends = (0, _WHOLE - _SIZES[0])
+        ends = (0, _whole() - _SIZES[0])
         corners = self.rng.sample([(x, y) for x in ends for y in ends], n)
         things = [self._placed(self.rng.choice(list(icons())), _SIZES[0], x) for x, _ in corners]
         return self._scene(*(replace(thing, y=y) for thing, (_, y) in zip(things, corners, strict=True)))
@@ -77,14 +83,16 @@ class Stage:
         """A written word, anywhere."""
         wide, high = written_size(word, scale=2)
         ink = self.rng.choice(inks_of(word, self.scope))
-        x, y = (self._step(_WHOLE - side) for side in (wide, high))
+        x, y = (self._step(_whole() - side) for side in (wide, high))
         return self._scene(Placed(word, ink, x, y, 2, written=True))
 
     def _at(self, thing: str, place: str) -> Placed:
-        return self._placed(thing, _SIZES[0], 0 if place == "left" else _WHOLE - _SIZES[0])
+        return self._placed(thing, _SIZES[0], 0 if place == "left" else _whole() - _SIZES[0])
 
     def _placed(self, thing: str, size: int, x: int) -> Placed:
-        return Placed(thing, self.rng.choice(inks_of(thing, self.scope)), x, self._step(_WHOLE - size), size)
+        return Placed(
+            thing, self.rng.choice(inks_of(thing, self.scope)), x, self._step(_whole() - size), size
+        )
 
     def _scene(self, *placed: Placed) -> Scene:
         return Scene(self.rng.choice(grounds_of(self.scope)), placed)
